@@ -1,0 +1,23 @@
+# scGPT, from the Census to the report. Read it from top to bottom: it is the order of the flow.
+from snakemake.utils import min_version
+
+min_version("9.10")
+
+
+configfile: workflow.basedir + "/config/config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/census.smk"
+include: "rules/shards.smk"
+include: "rules/pretrain.smk"
+include: "rules/tasks.smk"
+include: "rules/index.smk"
+include: "rules/benchmark.smk"
+include: "rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        rules.report.input,

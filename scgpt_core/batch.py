@@ -1,0 +1,57 @@
+"""What flows into the model and out of it.
+
+Shapes: B cells in a batch, L gene tokens (the first is ``<cls>``), D width, C classes, K batches
+(sequencing batches, for DAR).
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """Cells as token sequences; every tensor is on one device."""
+
+    ids_BL: Tensor
+    """int64, token ids; ``pad_id`` where `padding_BL`."""
+    values_BL: Tensor
+    """float32, what the value encoder reads: bins, ``mask_value`` or 0 where hidden, ``pad_value`` at pads."""
+    padding_BL: Tensor
+    """bool, True where the position is padding."""
+    known_BL: Tensor | None = None
+    """bool, generative attention: True where others may look (known genes and ``<cls>``); None: full attention."""
+    target_BL: Tensor | None = None
+    """float32, the true bins, for the losses."""
+    hidden_BL: Tensor | None = None
+    """bool, True where the value was masked or is unknown: where GEP and GEPC are scored."""
+    batch_B: Tensor | None = None
+    """int64, sequencing batch of each cell."""
+    label_B: Tensor | None = None
+    """int64, class of each cell; -1 where it has none."""
+    modality_BL: Tensor | None = None
+    """int64, modality of each token."""
+    perturbed_BL: Tensor | None = None
+    """int64, perturbation flag of each token (0 no, 1 yes, 2 pad)."""
+    cell_B: Tensor | None = None
+    """int64, the cell's identity (``soma_joinid`` or a hash of its name)."""
+
+
+class Output(NamedTuple):
+    """What the model gives back; None for the heads that are off."""
+
+    cell_BD: Tensor
+    """Cell embedding, not normalised."""
+    token_BLD: Tensor | None = None
+    """Encoder output."""
+    gep_BL: Tensor | None = None
+    """Gene expression prediction from each token (published name: MLM)."""
+    gep_nonzero_BL: Tensor | None = None
+    """Probability that the value is not zero, from each token."""
+    gepc_BL: Tensor | None = None
+    """Gene expression prediction from the cell embedding (published name: MVC)."""
+    gepc_nonzero_BL: Tensor | None = None
+    """Probability that the value is not zero, from the cell embedding."""
+    class_BC: Tensor | None = None
+    """Cell type logits (CLS)."""
+    batch_BK: Tensor | None = None
+    """Sequencing batch logits behind gradient reversal (DAR; published name: DAB)."""

@@ -1,0 +1,495 @@
+"""Every setting of the pipeline, typed; the text under a field says what it means and its unit.
+
+`config/config.yaml` and the four tables beside it are validated here, once, before any job starts.
+A key that does not exist, a wrong type, or a name that is in no table is a ValueError that gives
+the path of the key and the allowed values. This module never imports torch.
+"""
+
+import csv
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+"""Stands in paths under `results/`: letters, digits, `_` and `-`."""
+
+
+class Settings(BaseModel):
+    """Frozen, and closed to keys that do not exist."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+# ---------------------------------------------------------------------------------- census, shards
+
+
+class CensusSettings(Settings):
+    """How cells are fetched."""
+
+    partition_cells: Count = 50_000
+    """Cells in one partition: one download job, one h5ad, one shard."""
+    max_concurrent: Count = 8
+    """Download jobs that run at once, at most (the hosted Census is a shared service)."""
+    attempts: Count = 5
+    """Tries of one read before a network fault fails the job; the wait doubles from one second."""
+
+
+class QCSettings(Settings):
+    """Which cells enter the corpus."""
+
+    min_genes: int = Field(default=200, ge=0)
+    """Cells with fewer expressed genes are dropped."""
+    max_genes: Count | None = None
+    """Cells with more expressed genes are dropped; null: no limit."""
+    min_counts: int = Field(default=0, ge=0)
+    """Cells with fewer counts are dropped."""
+    max_mito_share: Share | None = None
+    """Cells with a greater share of mitochondrial counts are dropped; null: no limit."""
+    assays: tuple[str, ...] | None = None
+    """Assays to keep (names as in the Census); null: all."""
+    full_length_assays: tuple[str, ...] = ("Smart-seq", "Smart-seq2", "Smart-seq v3", "Smart-seq v4")
+    """Assays whose counts grow with gene length: divided by it, in units of its median."""
+
+
+class ShardSettings(Settings):
+    """How the corpus is tokenized and split."""
+
+    min_cells_per_gene: Count = 1
+    """Genes found in fewer cells of the corpus get no token (ignored with a published vocabulary)."""
+    heldout_by: Literal["donor_id", "dataset_id"] = "donor_id"
+    """Held-out cells are whole donors or whole data sets, never cells alone."""
+    heldout_share: Share = 0.1
+    """Share of the cells to hold out, about: whole groups are taken until it is reached."""
+
+
+# ------------------------------------------------------------------------------------------ model
+
+
+class Architecture(Settings):
+    """Size of the Transformer; the defaults are those of the published checkpoints."""
+
+    width: Count = 512
+    """D, of every token."""
+    n_layers: Count = 12
+    """Transformer layers."""
+    n_heads: Count = 8
+    """Attention heads; must divide `width`."""
+    ffn_width: Count = 512
+    """Hidden width of the feed-forward blocks."""
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+    """Dropout of embeddings, attention and feed-forward in training."""
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        if self.width % self.n_heads:
+            message = f"width {self.width} is not a multiple of n_heads {self.n_heads}"
+            raise ValueError(message)
+        return self
+
+
+class ModelConfig(Architecture):
+    """One ScGPT: its size, its vocabulary and its variant. Stored as `config.json` of a model folder.
+
+    Every variant of the published code is a combination of these fields.
+    """
+
+    n_tokens: Count
+    """Size of the vocabulary, special tokens included."""
+    pad_id: int = Field(ge=0)
+    """Token id of `<pad>`."""
+    cls_id: int = Field(ge=0)
+    """Token id of `<cls>`."""
+    n_bins: int = Field(default=51, ge=2)
+    """Value bins, the zero bin included."""
+    pad_value: int = -2
+    """Value at padded positions."""
+    mask_value: int = -1
+    """Value at masked positions."""
+    max_tokens: Count = 1200
+    """Longest sequence in training, `<cls>` included."""
+    value_style: Literal["continuous", "category", "scaling"] = "continuous"
+    """How a value becomes a vector (published name: input_emb_style)."""
+    cell_style: Literal["cls", "avg-pool", "w-pool"] = "cls"
+    """How tokens become the cell embedding (published name: cell_emb_style)."""
+    gep: bool = True
+    """Gene expression prediction from tokens (published name: MLM decoder)."""
+    gepc: Literal["inner product", "concat query", "sum query"] | None = "inner product"
+    """Gene expression prediction from the cell embedding (published name: MVC); null: off."""
+    explicit_zero_prob: bool = False
+    """GEP and GEPC also predict the probability that a value is not zero."""
+    n_classes: Count | None = None
+    """Cell types of the CLS head; null: no head."""
+    n_class_layers: Count = 3
+    """Layers of the CLS head (published name: n_layers_cls)."""
+    n_batches: Count | None = None
+    """Sequencing batches known to the model; null: none."""
+    batch_labels: bool = False
+    """Give GEP and GEPC an embedding of the batch (published name: use_batch_labels)."""
+    dar: bool = False
+    """Domain adaptation by reverse back-propagation (published name: DAB)."""
+    batch_norm: Literal["domain", "plain"] | None = None
+    """Batch norm on the summed embeddings: one per sequencing batch (DSBN), or one; null: none."""
+    n_modalities: Count | None = None
+    """Modality tokens of a multi-omic model; null: none."""
+    perturbation_flags: Count | None = None
+    """Entries of the perturbation flag embedding (3 in published models); null: none."""
+    affine_gep: bool = False
+    """Perturbation decoder: coefficient x input value + bias."""
+    gep_activation: str | None = None
+    """Activation of the affine decoder's output, by its torch name, as "Softplus"; null: none."""
+    gep_adaptive_bias: bool = False
+    """Scale the affine decoder's bias by the cell's mean non-zero value."""
+
+    @model_validator(mode="after")
+    def _variants_are_whole(self) -> Self:
+        if (self.dar or self.batch_labels or self.batch_norm == "domain") and self.n_batches is None:
+            message = "dar, batch_labels and batch_norm: domain need n_batches"
+            raise ValueError(message)
+        return self
+
+
+# --------------------------------------------------------------------------------------- training
+
+
+class TrainerSettings(Settings):
+    """The loop that pretraining and every fine-tuning share."""
+
+    batch_cells: Count = 64
+    """Cells in one optimiser step, over all devices and accumulation steps."""
+    micro_batch_cells: Count | None = None
+    """Cells in one forward pass on one device; null: found from memory on GPUs, 32 on CPUs."""
+    learning_rate: float = Field(default=1e-4, gt=0)
+    """Peak learning rate."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """AdamW weight decay."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Steps of linear warm-up."""
+    schedule: Literal["cosine", "constant", "exponential"] = "cosine"
+    """Course of the learning rate after the warm-up; exponential: times `decay` each epoch."""
+    decay: float = Field(default=0.9, gt=0, le=1)
+    """Factor a epoch of the exponential schedule."""
+    clip_norm: float | None = Field(default=1.0, gt=0)
+    """Greatest gradient norm; null: no clipping."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Matrix products; auto: bfloat16 where the device multiplies it in hardware."""
+    attention: Literal["auto", "plain", "sdpa", "flex", "flash"] = "auto"
+    """Attention backend."""
+    compile: bool = False
+    """torch.compile the layers."""
+    activation_checkpointing: bool = False
+    """Recompute layers in the backward pass: less memory, a third more work."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """How several processes share the work."""
+    checkpoint_minutes: float = Field(default=10, gt=0)
+    """Minutes between checkpoints."""
+    keep_checkpoints: Count = 2
+    """Checkpoints kept, the newest."""
+    log_steps: Count = 10
+    """Steps between lines of progress."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU where there is one. "cuda" without a GPU is an error, never a silent CPU run."""
+
+
+class PretrainSettings(Settings):
+    """Generative pretraining, as in the paper."""
+
+    architecture: Architecture = Architecture()
+    max_tokens: Count = 1200
+    """Longest sequence, `<cls>` included; genes beyond it are left out at random."""
+    n_bins: int = Field(default=51, ge=2)
+    """Value bins."""
+    unknown_shares: tuple[Share, ...] = (0.25, 0.5, 0.75)
+    """Shares of unknown genes; one is drawn for each cell."""
+    cell_prompt_after: Share = 0.1
+    """Share of the steps after which the cell-prompted second pass joins the loss."""
+    steps: Count | None = None
+    """Optimiser steps; null: `epochs` decides."""
+    epochs: Count = 6
+    """Passes over the corpus, where `steps` is null."""
+    evaluate_steps: Count = 200
+    """Steps between evaluations on held-out cells."""
+    evaluate_cells: Count = 2000
+    """Held-out cells of one evaluation, at most."""
+    trainer: TrainerSettings = TrainerSettings()
+
+
+# ------------------------------------------------------------------------------------------ tasks
+
+
+class EmbedSettings(Settings):
+    """Zero-shot embedding."""
+
+    max_tokens: Count = 1200
+    """Longest sequence; longer cells are sampled, the same genes on every run."""
+    batch_size: Count = 64
+    """Cells in one forward pass."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Matrix products; auto: bfloat16 where the device multiplies it in hardware."""
+    min_matched: Share = 0.5
+    """Share of a data set's counts whose genes must be in the vocabulary, or the run stops."""
+
+
+class IntegrationSettings(Settings):
+    """Fine-tuning for batch integration; the defaults are those of the published tutorial."""
+
+    n_genes: Count = 1200
+    """Highly variable genes (seurat_v3, per batch)."""
+    mask_share: Share = 0.4
+    """Share of the values that are masked."""
+    gepc: bool = True
+    """Add the GEPC objective."""
+    explicit_zero_prob: bool = True
+    """Predict zeros apart."""
+    ecs_threshold: float = Field(default=0.8, ge=0, le=1)
+    """Cosine that pairs of cells are drawn from or to; 0: no ECS."""
+    ecs_weight: float = Field(default=10, ge=0)
+    """Weight of ECS in the loss."""
+    dar_weight: float = Field(default=1, ge=0)
+    """Weight of DAR in the loss; 0: no DAR."""
+    domain_batch_norm: bool = True
+    """Domain-specific batch norm."""
+    epochs: Count = 15
+    """Passes over the training cells, at most."""
+    patience: Count = 5
+    """Epochs without a better held-out loss before the fit stops."""
+    heldout_share: Share = 0.1
+    """Share of the cells, at random in each batch, that the early stop looks at."""
+    trainer: TrainerSettings = TrainerSettings(
+        batch_cells=64, learning_rate=1e-4, schedule="exponential", decay=0.9
+    )
+
+
+# ------------------------------------------------------------------------------ index, benchmark
+
+
+class IndexSettings(Settings):
+    """Reference index and mapping."""
+
+    description: str = "auto"
+    """faiss index description; auto: exact below 100,000 cells, IVF with fast-scan codes above."""
+    nprobe: Count = 16
+    """Lists visited by a query (IVF only)."""
+    neighbours: Count = 15
+    """k of the label vote."""
+    label_column: str = "cell_type"
+    """obs column that is transferred."""
+    unknown_below: Share = 0.5
+    """Queries whose winning label has less confidence are called unknown."""
+    novelty_quantile: Share = 0.99
+    """Queries farther away than this quantile of the reference's own neighbours are novel."""
+    min_recall: Share = 0.3
+    """recall@10 against the exact index under which building fails."""
+    recall_queries: Count = 1000
+    """Held-out cells that recall is measured on, at most."""
+    queries: tuple[Name, ...] = ()
+    """Data sets to map."""
+
+
+class BenchmarkSettings(Settings):
+    """Which methods are scored on which data sets."""
+
+    integration: tuple[Name, ...] = ()
+    """Data sets of the integration benchmark."""
+    methods: tuple[Name, ...] = ()
+    """Methods, rows of methods.tsv."""
+    seeds: tuple[int, ...] = (0,)
+    """Each method runs once with each."""
+
+
+class Config(Settings):
+    """`config/config.yaml`."""
+
+    seed: int = 0
+    """Of everything that is drawn."""
+    corpora: Path
+    """Table of corpora, relative to the repository (or absolute)."""
+    models: Path
+    """Table of models."""
+    datasets: Path
+    """Table of data sets."""
+    methods: Path
+    """Table of methods."""
+    corpus: Name
+    """The corpus to build, a row of `corpora`."""
+    model: Name
+    """The model to train or import and to use, a row of `models`."""
+    checkpoints: dict[Name, Path] = Field(default_factory=dict)
+    """Published checkpoint folders that you have downloaded, by the model's name: imported, not trained."""
+    census: CensusSettings = CensusSettings()
+    qc: QCSettings = QCSettings()
+    shards: ShardSettings = ShardSettings()
+    pretrain: PretrainSettings = PretrainSettings()
+    embed: EmbedSettings = EmbedSettings()
+    integration: IntegrationSettings = IntegrationSettings()
+    index: IndexSettings = IndexSettings()
+    benchmark: BenchmarkSettings = BenchmarkSettings()
+
+
+# ----------------------------------------------------------------------------------------- tables
+
+
+class CorpusRow(Settings):
+    """A row of corpora.tsv."""
+
+    corpus: Name
+    census: str
+    """A Census release (an LTS date, "stable", "latest"), the path of a local SOMA collection, or "demo"."""
+    organism: str
+    """As the Census spells it: homo_sapiens."""
+    obs_value_filter: str
+    """Which cells, in the Census's filter language."""
+    description: str = ""
+
+
+class ModelRow(Settings):
+    """A row of models.tsv."""
+
+    model: Name
+    corpus: Name
+    """The corpus that it is trained on."""
+    init_from: Name | None = None
+    """The model whose weights training starts from (continual pretraining)."""
+    description: str = ""
+
+
+class DatasetRow(Settings):
+    """A row of datasets.tsv."""
+
+    dataset: Name
+    path: str
+    """h5ad, relative to the repository or absolute, or a URL."""
+    sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    """Of the file; needed for a URL."""
+    batch_key: str | None = None
+    """obs column of the batch."""
+    label_key: str | None = None
+    """obs column of the cell type."""
+    obs_filter: str | None = None
+    """pandas query on obs that keeps cells, as `demuxlet_cls == "SNG"`."""
+    description: str = ""
+
+
+class MethodRow(Settings):
+    """A row of methods.tsv."""
+
+    method: Name
+    task: Literal["integration"]
+    """What it is a method of."""
+    rule: Literal["baseline", "embed", "finetune"]
+    """The rule that runs it."""
+    init: Literal["pretrained", "random"] | None = None
+    """Weights that a model starts from (embed and finetune)."""
+    uses_labels: bool = False
+    """Whether it sees the cell types that it is scored on."""
+    requires: str | None = None
+    """Package that it needs beyond the core lock."""
+    title: str
+    """Its name in plots and tables."""
+
+
+class Tables(Settings):
+    """The four tables, by name."""
+
+    corpora: dict[str, CorpusRow]
+    models: dict[str, ModelRow]
+    datasets: dict[str, DatasetRow]
+    methods: dict[str, MethodRow]
+
+
+Row = TypeVar("Row", CorpusRow, ModelRow, DatasetRow, MethodRow)
+
+
+def read_table(path: Path, row: type[Row]) -> dict[str, Row]:
+    """Rows of a tab-separated table by the value of their first column; empty cells are left out.
+
+    Raises
+    ------
+    ValueError
+        With file, line and column, where a row does not fit, or a name stands twice.
+    """
+    if not path.is_file():
+        message = f"table {path} does not exist"
+        raise ValueError(message)
+    rows: dict[str, Row] = {}
+    with path.open(newline="") as file:
+        for line, record in enumerate(csv.DictReader(file, delimiter="\t"), start=2):
+            if None in record or None in record.values():
+                message = f"{path}, line {line}: not as many columns as the header has"
+                raise ValueError(message)
+            filled = {key: value for key, value in record.items() if value}
+            try:
+                parsed = row.model_validate(filled)
+            except ValidationError as error:
+                message = f"{path}, line {line}: {_explain(error)}"
+                raise ValueError(message) from None
+            name = str(next(iter(parsed.model_dump().values())))
+            if name in rows:
+                message = f"{path}, line {line}: {name!r} stands there twice"
+                raise ValueError(message)
+            rows[name] = parsed
+    return rows
+
+
+def load_config(config: Mapping[str, Any], root: Path) -> tuple[Config, Tables]:
+    """Validate a config mapping and the tables that it names.
+
+    Parameters
+    ----------
+    config
+        As read from YAML.
+    root
+        Folder that relative paths of tables start from.
+
+    Raises
+    ------
+    ValueError
+        That names the key's path, what was found there and what is allowed.
+    """
+    try:
+        cfg = Config.model_validate(dict(config))
+    except ValidationError as error:
+        message = f"config: {_explain(error)}"
+        raise ValueError(message) from None
+    tables = Tables(
+        corpora=read_table(root / cfg.corpora, CorpusRow),
+        models=read_table(root / cfg.models, ModelRow),
+        datasets=read_table(root / cfg.datasets, DatasetRow),
+        methods=read_table(root / cfg.methods, MethodRow),
+    )
+    for key, found, allowed in (
+        ("corpus", [cfg.corpus], tables.corpora),
+        ("model", [cfg.model], tables.models),
+        ("checkpoints", cfg.checkpoints, tables.models),
+        ("index.queries", cfg.index.queries, tables.datasets),
+        ("benchmark.integration", cfg.benchmark.integration, tables.datasets),
+        ("benchmark.methods", cfg.benchmark.methods, tables.methods),
+        (f"{cfg.models}: corpus", [m.corpus for m in tables.models.values()], tables.corpora),
+        (
+            f"{cfg.models}: init_from",
+            [m.init_from for m in tables.models.values() if m.init_from],
+            tables.models,
+        ),
+    ):
+        _check_names(key, found, allowed)
+    return cfg, tables
+
+
+def _check_names(key: str, found: Iterable[str], allowed: Iterable[str]) -> None:
+    unknown = sorted(set(found) - set(allowed))
+    if unknown:
+        message = f"config: {key}: {', '.join(unknown)} is in no row of its table; allowed: {', '.join(sorted(allowed))}"
+        raise ValueError(message)
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors():
+        path = ".".join(map(str, problem["loc"]))
+        found = "" if problem["type"] == "missing" else f" (found {problem['input']!r})"
+        said = "no such key" if problem["type"] == "extra_forbidden" else problem["msg"]
+        lines.append(f"{path}: {said}{found}")
+    return "; ".join(lines)

@@ -1,0 +1,37 @@
+"""Names of the columns that the stages pass to each other, each written down once."""
+
+from typing import Final
+
+# obs of the Census schema
+SOMA_JOINID: Final = "soma_joinid"
+DATASET_ID: Final = "dataset_id"
+DONOR_ID: Final = "donor_id"
+ASSAY: Final = "assay"
+CELL_TYPE: Final = "cell_type"
+TISSUE_GENERAL: Final = "tissue_general"
+DISEASE: Final = "disease"
+IS_PRIMARY_DATA: Final = "is_primary_data"
+SUSPENSION_TYPE: Final = "suspension_type"
+RAW_SUM: Final = "raw_sum"
+NNZ: Final = "nnz"
+
+# var of the Census schema
+FEATURE_ID: Final = "feature_id"
+FEATURE_NAME: Final = "feature_name"
+FEATURE_LENGTH: Final = "feature_length"
+
+# obs of a prepared benchmark data set (`prepare_dataset` renames the user's columns to these)
+BATCH: Final = "batch"
+LABEL: Final = "label"
+
+# obsm of every embedding file
+EMBEDDING: Final = "X_emb"
+
+UNKNOWN: Final = "unknown"
+"""The label of a cell whose type nobody has given; never a class to predict or to score."""
+
+# special tokens
+PAD: Final = "<pad>"
+CLS: Final = "<cls>"
+EOC: Final = "<eoc>"
+SPECIAL_TOKENS: Final = (PAD, CLS, EOC)

@@ -1,0 +1,151 @@
+"""What every job shares: logging, whole-or-nothing files, digests, and the record of a run."""
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+_RECORDED_PACKAGES = (
+    "scgpt-core", "torch", "numpy", "numba", "pyarrow", "anndata", "scanpy", "scib", "faiss-cpu",
+    "cellxgene-census", "tiledbsoma", "harmonypy",
+)  # fmt: skip
+
+
+def start_logging(log: str | Path | None = None) -> None:
+    """Send log records to stderr and, where a path is given, to that file too.
+
+    Stderr is for the person who watches `make demo`; the file is what Snakemake keeps.
+    """
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    if log is not None:
+        Path(log).parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(log, mode="w"))
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        datefmt="%H:%M:%S",
+        handlers=handlers,
+        force=True,
+    )
+    logging.captureWarnings(capture=True)
+    for chatty in ("matplotlib", "numba", "fsspec", "papermill", "traitlets", "asyncio"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+@contextmanager
+def whole(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` and rename it to `path` when the block ends well.
+
+    A block that raises, or a process that is killed, leaves `path` as it was. Works for files and
+    for folders (a folder that was there is replaced).
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
+    _remove(temporary)
+    try:
+        yield temporary
+        if temporary.is_file():
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+        elif path.is_dir():
+            _remove(path)
+        temporary.replace(path)
+    finally:
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sha256(path: str | Path) -> str:
+    """Hex SHA-256 of a file, read in chunks."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(value: object) -> str:
+    """Hex SHA-256 of a JSON-serialisable value, independent of the order of its keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_json(path: str | Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON file whole or not at all, in a form that people can read and diff."""
+    with whole(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Read a JSON object; ValueError names the file when it is not one."""
+    try:
+        value = json.loads(Path(path).read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        message = f"{path} is not a whole JSON file ({error}): delete it and run again"
+        raise ValueError(message) from error
+    if not isinstance(value, dict):
+        message = f"{path} holds a {type(value).__name__}, where a JSON object was expected"
+        raise ValueError(message)
+    return value
+
+
+def environment() -> dict[str, Any]:
+    """Versions, commit and machine: what a reader of a result needs to run it again."""
+    versions: dict[str, str] = {"python": platform.python_version()}
+    for package in _RECORDED_PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "versions": versions,
+        "commit": git_commit(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+    }
+
+
+def git_commit() -> str:
+    """Commit of the code that runs ("-dirty" where files differ from it), or "unknown" outside a clone."""
+    folder = Path(__file__).parent
+    git = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def peak_memory_mb() -> float:
+    """Greatest resident memory of this process so far, in MB."""
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes / 1024 if sys.platform != "darwin" else kilobytes / 1024**2
+
+
+@contextmanager
+def run_record(path: str | Path, settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Time a block and write `path` (run.json) when it ends well.
+
+    Yields a dict: what the block puts into it is written too.
+    """
+    record: dict[str, Any] = {"settings": dict(settings)}
+    start = time.perf_counter()
+    yield record
+    record["seconds"] = round(time.perf_counter() - start, 3)
+    record["peak_memory_mb"] = round(peak_memory_mb(), 1)
+    record["environment"] = environment()
+    write_json(path, record)
