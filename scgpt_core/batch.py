@@ -15,11 +15,11 @@ class Batch(NamedTuple):
     ids_BL: Tensor
     """int64, token ids; ``pad_id`` where `padding_BL`."""
     values_BL: Tensor
-    """float32, what the value encoder reads: bins, ``mask_value`` or 0 where hidden, ``pad_value`` at pads."""
+    """float32, what the value encoder reads: bins; ``mask_value`` or 0 where hidden; ``pad_value``."""
     padding_BL: Tensor
     """bool, True where the position is padding."""
     known_BL: Tensor | None = None
-    """bool, generative attention: True where others may look (known genes and ``<cls>``); None: full attention."""
+    """bool, generative attention: True where others may look (known genes, ``<cls>``); None: full."""
     target_BL: Tensor | None = None
     """float32, the true bins, for the losses."""
     hidden_BL: Tensor | None = None
@@ -54,4 +54,4 @@ class Output(NamedTuple):
     class_BC: Tensor | None = None
     """Cell type logits (CLS)."""
     batch_BK: Tensor | None = None
-    """Sequencing batch logits behind gradient reversal (DAR; published name: DAB)."""
+    """Sequencing batch logits behind gradient reversal (DAR; published: DAB)."""

@@ -51,7 +51,12 @@ class QCSettings(Settings):
     """Cells with a greater share of mitochondrial counts are dropped; null: no limit."""
     assays: tuple[str, ...] | None = None
     """Assays to keep (names as in the Census); null: all."""
-    full_length_assays: tuple[str, ...] = ("Smart-seq", "Smart-seq2", "Smart-seq v3", "Smart-seq v4")
+    full_length_assays: tuple[str, ...] = (
+        "Smart-seq",
+        "Smart-seq2",
+        "Smart-seq v3",
+        "Smart-seq v4",
+    )
     """Assays whose counts grow with gene length: divided by it, in units of its median."""
 
 
@@ -146,7 +151,9 @@ class ModelConfig(Architecture):
 
     @model_validator(mode="after")
     def _variants_are_whole(self) -> Self:
-        if (self.dar or self.batch_labels or self.batch_norm == "domain") and self.n_batches is None:
+        if (
+            self.dar or self.batch_labels or self.batch_norm == "domain"
+        ) and self.n_batches is None:
             message = "dar, batch_labels and batch_norm: domain need n_batches"
             raise ValueError(message)
         return self

@@ -1,0 +1,57 @@
+# `make demo`, `make test`, `make lint`: each sets up .venv from envs/lock.txt first.
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.PHONY: help demo report test test-fast lint format clean clean-venv lock rulegraph
+
+PYTHON ?= python3
+CORES ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) --rerun-incomplete
+
+help:  ## this list
+	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+$(READY): envs/lock.txt pyproject.toml
+	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 14), f"Python 3.11 to 3.13 is needed, not {sys.version}"'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --no-input --quiet --requirement envs/lock.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --no-input --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: $(READY)  ## the whole graph on the embedded cells; ends with the main table and the report's place
+	$(SNAKEMAKE) --quiet rules
+	@cat results/benchmark/scores.txt
+	@echo "The report: $(CURDIR)/results/report/summary.html"
+
+test: $(READY)  ## all tests
+	$(BIN)/python -m pytest
+
+test-fast: $(READY)  ## the tests that take seconds
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(READY)  ## ruff, mypy, snakefmt, snakemake --lint
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check Snakefile rules
+	$(BIN)/snakemake --lint
+
+format: $(READY)  ## rewrite the code in the house style
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/snakefmt Snakefile rules
+
+rulegraph: $(READY)  ## draw the graph of rules (needs graphviz)
+	$(BIN)/snakemake --rulegraph | dot -Tsvg > docs/rulegraph.svg
+
+lock: $(READY)  ## write envs/lock.txt anew from what is installed
+	(sed -n '/^#/p' envs/lock.txt; $(BIN)/python -m pip freeze --all --exclude-editable --exclude pip) > envs/lock.new
+	mv envs/lock.new envs/lock.txt
+
+clean:  ## delete what the graph made
+	rm -rf results .snakemake
+
+clean-venv: clean  ## and the environment
+	rm -rf $(VENV)

@@ -1,0 +1,78 @@
+"""The config: what is right passes, what is wrong is named with its path and the allowed values."""
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from scgpt_core.config import ModelRow, load_config, read_table
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def demo() -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "config/config.yaml").read_text())
+
+
+@pytest.mark.parametrize(
+    "path", [*sorted((ROOT / "config").glob("*.yaml")), ROOT / "tests/smoke/config.yaml"], ids=str
+)
+def test_every_config_of_the_repository_is_valid(path: Path) -> None:
+    cfg, tables = load_config(yaml.safe_load(path.read_text()), ROOT)
+    assert cfg.corpus in tables.corpora
+
+
+def test_values_arrive_and_the_rest_are_defaults(demo: dict[str, Any]) -> None:
+    demo["pretrain"]["trainer"] = {"batch_cells": 7}
+    cfg, _ = load_config(demo, ROOT)
+    assert cfg.pretrain.trainer.batch_cells == 7
+    assert cfg.pretrain.trainer.weight_decay == 0.01
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"pretrain": {"larning_rate": 1}}, "pretrain.larning_rate: no such key (found 1)"),
+        ({"pretrain": {"trainer": {"batch_cells": "many"}}}, "pretrain.trainer.batch_cells: "),
+        ({"qc": {"max_mito_share": 1.5}}, "qc.max_mito_share: "),
+        ({"pretrain": {"architecture": {"width": 30, "n_heads": 4}}}, "not a multiple of n_heads"),
+        ({"corpus": "dmo"}, "corpus: dmo is in no row of its table; allowed: "),
+        ({"benchmark": {"integration": ["pbmc"]}}, "benchmark.integration: pbmc is in no row"),
+        ({"benchmark": {"methods": ["magic"]}}, "allowed: harmony, hvg_pca"),
+        ({"index": {"queries": ["nothing"]}}, "index.queries: nothing"),
+        ({"checkpoints": {"nobody": "/x"}}, "checkpoints: nobody"),
+        ({"models": "config/none.tsv"}, "none.tsv does not exist"),
+    ],
+)
+def test_what_is_wrong_is_named(demo: dict[str, Any], change: dict[str, Any], said: str) -> None:
+    config = copy.deepcopy(demo) | change
+    with pytest.raises(ValueError) as caught:  # noqa: PT011  (the text is looked at below)
+        load_config(config, ROOT)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("model\tcorpus\nm\tdemo\nm\tdemo\n", "line 3: 'm' stands there twice"),
+        ("model\tcorpus\nm\n", "line 2: not as many columns"),
+        ("model\tcorpus\nm\tdemo\tx\n", "line 2: not as many columns"),
+        ("model\tcorpus\tcolour\nm\tdemo\tred\n", "colour: no such key"),
+        ("model\tcorpus\n../m\tdemo\n", "line 2: model: "),
+    ],
+)
+def test_a_wrong_table_row_is_named(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "models.tsv").write_text(text)
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        read_table(tmp_path / "models.tsv", ModelRow)
+    assert said in str(caught.value)
+
+
+def test_config_never_imports_torch() -> None:
+    code = "import scgpt_core.config, sys; assert not {'torch', 'scanpy', 'anndata'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,75 @@
+"""Whole-or-nothing files, digests and run records."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scgpt_core.runs import digest, read_json, run_record, sha256, whole, write_json
+
+
+def test_a_block_that_raises_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), whole(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]  # noqa: PTH208
+
+
+def test_a_block_that_ends_replaces_files_and_folders(tmp_path: Path) -> None:
+    with whole(tmp_path / "new" / "a.txt") as temporary:
+        temporary.write_text("new")
+    for content in ("one", "two"):
+        with whole(tmp_path / "folder") as temporary:
+            temporary.mkdir()
+            (temporary / content).touch()
+    assert (tmp_path / "new/a.txt").read_text() == "new"
+    assert [p.name for p in (tmp_path / "folder").iterdir()] == ["two"]
+
+
+def test_a_killed_writer_leaves_nothing_that_looks_finished(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys; from scgpt_core.runs import whole\n"
+        "with whole(sys.argv[1]) as t:\n"
+        "    t.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.txt")], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert not (tmp_path / "a.txt").exists()
+
+
+def test_digests() -> None:
+    assert digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1})
+    assert digest({"a": 1}) != digest({"a": 2})
+
+
+def test_sha256_is_the_standard_one(tmp_path: Path) -> None:
+    (tmp_path / "abc").write_text("abc")
+    assert sha256(tmp_path / "abc").startswith("ba7816bf8f01cfea414140de5dae2223")
+
+
+def test_json_round_trip_and_truncation(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"µ": [1, 2]})
+    assert read_json(tmp_path / "a.json") == {"µ": [1, 2]}
+    (tmp_path / "a.json").write_text('{"a": ')
+    with pytest.raises(ValueError, match="not a whole JSON file"):
+        read_json(tmp_path / "a.json")
+    (tmp_path / "a.json").write_text("[1]")
+    with pytest.raises(ValueError, match="holds a list"):
+        read_json(tmp_path / "a.json")
+
+
+def test_run_record(tmp_path: Path) -> None:
+    with run_record(tmp_path / "run.json", {"seed": 3}) as record:
+        record["n_cells"] = 5
+    written = json.loads((tmp_path / "run.json").read_text())
+    assert written["settings"] == {"seed": 3}
+    assert written["n_cells"] == 5
+    assert written["seconds"] >= 0
+    assert "torch" in written["environment"]["versions"]
