@@ -15,11 +15,11 @@ class Batch(NamedTuple):
     ids_BL: Tensor
     """int64, token ids; ``pad_id`` where `padding_BL`."""
     values_BL: Tensor
-    """float32, what the value encoder reads: bins; ``mask_value`` or 0 where hidden; ``pad_value``."""
+    """float32, what the value encoder reads: bins, ``mask_value`` or 0, ``pad_value``."""
     padding_BL: Tensor
     """bool, True where the position is padding."""
     known_BL: Tensor | None = None
-    """bool, generative attention: True where others may look (known genes, ``<cls>``); None: full."""
+    """bool, True where other tokens may look (known genes, ``<cls>``); None: everywhere."""
     target_BL: Tensor | None = None
     """float32, the true bins, for the losses."""
     hidden_BL: Tensor | None = None

@@ -64,7 +64,7 @@ class ShardSettings(Settings):
     """How the corpus is tokenized and split."""
 
     min_cells_per_gene: Count = 1
-    """Genes found in fewer cells of the corpus get no token (ignored with a published vocabulary)."""
+    """Genes in fewer cells of the corpus get no token (a published vocabulary is kept whole)."""
     heldout_by: Literal["donor_id", "dataset_id"] = "donor_id"
     """Held-out cells are whole donors or whole data sets, never cells alone."""
     heldout_share: Share = 0.1
@@ -97,7 +97,7 @@ class Architecture(Settings):
 
 
 class ModelConfig(Architecture):
-    """One ScGPT: its size, its vocabulary and its variant. Stored as `config.json` of a model folder.
+    """One ScGPT: its size, its vocabulary, its variant; `config.json` of a model folder.
 
     Every variant of the published code is a combination of these fields.
     """
@@ -325,7 +325,7 @@ class Config(Settings):
     model: Name
     """The model to train or import and to use, a row of `models`."""
     checkpoints: dict[Name, Path] = Field(default_factory=dict)
-    """Published checkpoint folders that you have downloaded, by the model's name: imported, not trained."""
+    """Published checkpoint folders that you have, by model: imported, not trained."""
     census: CensusSettings = CensusSettings()
     qc: QCSettings = QCSettings()
     shards: ShardSettings = ShardSettings()
@@ -344,7 +344,7 @@ class CorpusRow(Settings):
 
     corpus: Name
     census: str
-    """A Census release (an LTS date, "stable", "latest"), the path of a local SOMA collection, or "demo"."""
+    """A Census release (an LTS date, "stable", "latest"), a local SOMA path, or "demo"."""
     organism: str
     """As the Census spells it: homo_sapiens."""
     obs_value_filter: str
@@ -488,7 +488,10 @@ def load_config(config: Mapping[str, Any], root: Path) -> tuple[Config, Tables]:
 def _check_names(key: str, found: Iterable[str], allowed: Iterable[str]) -> None:
     unknown = sorted(set(found) - set(allowed))
     if unknown:
-        message = f"config: {key}: {', '.join(unknown)} is in no row of its table; allowed: {', '.join(sorted(allowed))}"
+        message = (
+            f"config: {key}: {', '.join(unknown)} is in no row of its table; "
+            f"allowed: {', '.join(sorted(allowed))}"
+        )
         raise ValueError(message)
 
 
