@@ -121,7 +121,7 @@ def environment() -> dict[str, Any]:
 
 
 def git_commit() -> str:
-    """Commit of the running code, "-dirty" where files differ from it; "unknown" without a clone."""
+    """Commit of the running code, "-dirty" where files differ; "unknown" without a clone."""
     folder = Path(__file__).parent
     git = [
         "git",
