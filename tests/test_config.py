@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from snakemake.utils import update_config
 
 from scgpt_core.config import ModelRow, load_config, read_table
 
@@ -22,8 +23,9 @@ def demo() -> dict[str, Any]:
 @pytest.mark.parametrize(
     "path", [*sorted((ROOT / "config").glob("*.yaml")), ROOT / "tests/smoke/config.yaml"], ids=str
 )
-def test_every_config_of_the_repository_is_valid(path: Path) -> None:
-    cfg, tables = load_config(yaml.safe_load(path.read_text()), ROOT)
+def test_every_config_of_the_repository_is_valid(demo: dict[str, Any], path: Path) -> None:
+    update_config(demo, yaml.safe_load(path.read_text()))  # as `--configfile` does
+    cfg, tables = load_config(demo, ROOT)
     assert cfg.corpus in tables.corpora
 
 

@@ -1,0 +1,111 @@
+"""The graph: it runs whole, a second run does nothing, and what is mistyped stops before any job."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SMOKE = ROOT / "tests/smoke/config.yaml"
+
+
+def snakemake(
+    folder: Path, *arguments: str, configfile: Path | None = SMOKE
+) -> subprocess.CompletedProcess[str]:
+    """Run the graph into `folder`, as a user would from another working directory."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+    command += ["--directory", str(folder), "--cores", "2"]
+    if configfile is not None:
+        command += ["--configfile", str(configfile)]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        [*command, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PATH": path},
+    )
+
+
+def assert_ran(done: subprocess.CompletedProcess[str]) -> None:
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+
+
+@pytest.fixture(scope="session")
+def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a whole smoke run; its path has a space, as some shared file systems have."""
+    folder = tmp_path_factory.mktemp("smoke run")
+    assert_ran(snakemake(folder))
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_whole_graph_runs(smoke_run: Path) -> None:
+    scores = pd.read_parquet(smoke_run / "results/benchmark/scores.parquet")
+    assert list(scores.columns) == [
+        "task",
+        "dataset",
+        "method",
+        "seed",
+        "metric",
+        "value",
+        "seconds",
+    ]
+    assert set(scores["method"]) == {"hvg_pca", "scgpt_zero_shot", "scgpt_finetuned"}
+    assert scores["value"].notna().all()
+    for report in ("qc", "pretrain", "integration", "mapping", "summary"):
+        html = (smoke_run / f"results/report/{report}.html").read_text()
+        assert "<img" in html or report == "summary"
+    for file in ("model.safetensors", "config.json", "vocab.json", "training.json", "README.md"):
+        assert (smoke_run / "results/models/smoke" / file).stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_a_second_run_does_nothing(smoke_run: Path) -> None:
+    done = snakemake(smoke_run, "--dry-run")
+    assert_ran(done)
+    assert "Nothing to be done" in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_forced_rule_reruns_with_what_follows(smoke_run: Path) -> None:
+    done = snakemake(smoke_run, "--dry-run", "--forcerun", "collect_scores")
+    assert_ran(done)
+    assert "collect_scores" in done.stdout
+    assert "build_shard " not in done.stdout
+
+
+def test_until_and_rulegraph(tmp_path: Path) -> None:
+    until = snakemake(tmp_path, "--dry-run", "--until", "query_census")
+    assert_ran(until)
+    assert "query_census" in until.stdout
+    assert "build_vocab" not in until.stdout
+    graph = snakemake(tmp_path, "--rulegraph")
+    assert_ran(graph)
+    for rule in ("query_census", "seal_shards", "pretrain", "build_index", "collect_scores"):
+        assert rule in graph.stdout
+
+
+def test_a_hosted_corpus_needs_no_network_to_be_planned(tmp_path: Path) -> None:
+    done = snakemake(tmp_path, "--dry-run", configfile=ROOT / "config/census_blood.yaml")
+    assert_ran(done)
+    assert "query_census" in done.stdout
+    assert "build_demo_census" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("corpus=nobody", "corpus: nobody is in no row of its table; allowed: "),
+        ("qc={min_gens: 3}", "qc.min_gens: no such key (found 3)"),
+        ("seed=x", "seed: "),
+    ],
+)
+def test_a_mistyped_config_stops_at_parse_time(tmp_path: Path, setting: str, said: str) -> None:
+    done = snakemake(tmp_path, "--dry-run", "--config", setting)
+    assert done.returncode != 0
+    assert said in done.stdout + done.stderr
