@@ -1,4 +1,4 @@
-"""The graph: it runs whole, a second run does nothing, and what is mistyped stops before any job."""
+"""The graph runs whole, a second run does nothing, what is mistyped stops before any job."""
 
 import os
 import subprocess
