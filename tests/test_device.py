@@ -1,0 +1,37 @@
+"""Device and precision are what was asked for, or an error that says why not."""
+
+import logging
+
+import pytest
+import torch
+
+from scgpt_core.device import autocast, multiplies_bfloat16, resolve_device, resolve_precision
+
+CPU = torch.device("cpu")
+
+
+def test_auto_takes_the_gpu_where_there_is_one() -> None:
+    assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert resolve_device("cpu") == CPU
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_cuda_without_a_gpu_is_an_error() -> None:
+    with pytest.raises(ValueError, match="sees no GPU"):
+        resolve_device("cuda")
+
+
+def test_precision_is_what_the_hardware_multiplies(caplog: pytest.LogCaptureFixture) -> None:
+    hardware = multiplies_bfloat16(CPU)
+    assert resolve_precision(CPU, "auto") == (torch.bfloat16 if hardware else torch.float32)
+    assert resolve_precision(CPU, "float32") == torch.float32
+    with caplog.at_level(logging.WARNING):
+        assert resolve_precision(CPU, "bfloat16") == torch.bfloat16
+    assert ("emulates" in caplog.text) != hardware
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_multiplies_in_the_given_format(dtype: torch.dtype) -> None:
+    x = torch.ones(4, 4)
+    with autocast(CPU, dtype):
+        assert (x @ x).dtype == dtype
