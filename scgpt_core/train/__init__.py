@@ -1,0 +1,1 @@
+"""Training: losses, objectives, parallelism and the loop."""
