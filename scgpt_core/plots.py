@@ -1,0 +1,454 @@
+"""Figures of the report: one function a figure, each gives back a matplotlib ``Figure``.
+
+The functions choose no backend and leave pyplot's state and the user's rcParams as they were.
+Colours are Petroff's (2021) ten, which people with colour vision deficiency tell apart; an eleventh
+category takes the first colour again with another marker, and unknown cells are light grey.
+
+Shapes: N cells of a data set, D width of an embedding.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Any, Final, ParamSpec
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, PercentFormatter, StrMethodFormatter
+from numpy.typing import NDArray
+
+from scgpt_core.keys import UNKNOWN
+from scgpt_core.runs import whole
+
+_STYLE: Final[dict[Any, Any]] = {
+    "axes.axisbelow": True,
+    "axes.labelsize": 9,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 10,
+    "figure.dpi": 110,
+    "font.size": 9,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "savefig.dpi": 150,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+}
+_COLOURS: Final = tuple(mpl.colors.to_hex(colour) for colour in mpl.color_sequences["petroff10"])
+_BLUE, _ORANGE, _RED = _COLOURS[:3]
+_GREY: Final = "#94a4a2"
+_PALE: Final = "#d9d9d9"
+_MARKERS: Final = "o^sDvP"
+
+P = ParamSpec("P")
+
+
+def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Draw under the report's style, whatever the caller's rcParams are."""
+
+    @wraps(draw)
+    def styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with mpl.rc_context():
+            mpl.rcdefaults()
+            mpl.rcParams.update(_STYLE)
+            return draw(*args, **kwargs)
+
+    return styled
+
+
+def _panels(
+    n_rows: int, n_columns: int, *, width: float, height: float, **subplots: Any
+) -> tuple[Figure, NDArray[Any]]:
+    """Figure and its axes (n_rows, n_columns); width and height of one panel in inches."""
+    figure = Figure(figsize=(width * n_columns, height * n_rows), layout="constrained")
+    return figure, figure.subplots(n_rows, n_columns, squeeze=False, **subplots)
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure whole or not at all; the file's ending says the format.
+
+    The same figure gives the same bytes: no date is written into it.
+    """
+    undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+    with whole(path) as temporary, mpl.rc_context({"svg.hashsalt": "scgpt"}):
+        figure.savefig(temporary, metadata=undated.get(temporary.suffix), dpi=_STYLE["savefig.dpi"])
+
+
+def assign_styles(categories: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of every category, in sorted order; `UNKNOWN` is pale and comes last."""
+    found = set(categories)
+    styles = {
+        name: (_COLOURS[i % len(_COLOURS)], _MARKERS[i // len(_COLOURS) % len(_MARKERS)])
+        for i, name in enumerate(sorted(found - {UNKNOWN}))
+    }
+    if UNKNOWN in found:
+        styles[UNKNOWN] = (_PALE, _MARKERS[0])
+    return styles
+
+
+def compute_umap(
+    emb_ND: NDArray[np.float32], *, seed: int, neighbours: int = 15
+) -> NDArray[np.float32]:
+    """Seeded two-dimensional UMAP of an embedding (McInnes 2018), for looking at only.
+
+    Parameters
+    ----------
+    emb_ND
+        Cells x dimensions.
+    seed
+        Of the layout; one thread, so that the same seed gives the same picture.
+    neighbours
+        Size of a cell's neighbourhood; at most N - 1 is used.
+
+    Returns
+    -------
+    float32 (N, 2).
+    """
+    from umap import UMAP  # slow to import: compiles on import
+
+    reducer = UMAP(n_neighbors=min(neighbours, len(emb_ND) - 1), random_state=seed, n_jobs=1)
+    return np.asarray(reducer.fit_transform(emb_ND), dtype=np.float32)
+
+
+@_styled
+def plot_embeddings(
+    layouts: Mapping[str, NDArray[np.float32]],
+    cells: Mapping[str, pd.DataFrame],
+    *,
+    columns: Sequence[str],
+) -> Figure:
+    """Grid of two-dimensional layouts: a row for each obs column, a column for each method.
+
+    Parameters
+    ----------
+    layouts
+        (N, 2) by the method's title.
+    cells
+        obs of the same cells in the same order, by the method's title.
+    columns
+        obs columns to colour by, a row of panels each.
+    """
+    figure, axes = _panels(len(columns), len(layouts), width=2.6, height=2.7)
+    for row, column in enumerate(columns):
+        styles = assign_styles(
+            name for obs in cells.values() for name in obs[column].astype(str).unique()
+        )
+        for ax, (method, layout) in zip(axes[row], layouts.items(), strict=True):
+            _scatter(ax, layout, cells[method][column].astype(str).to_numpy(), styles)
+            ax.set_title(method if row == 0 else "")
+        axes[row, 0].set_ylabel(f"by {column}", fontsize=10)
+        handles = [
+            mpl.lines.Line2D([], [], linestyle="", marker=marker, color=colour, label=name)
+            for name, (colour, marker) in styles.items()
+        ]
+        axes[row, -1].legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def _scatter(
+    ax: Axes,
+    layout: NDArray[np.float32],
+    names: NDArray[Any],
+    styles: Mapping[str, tuple[str, str]],
+) -> None:
+    """Points in random order: none of the categories lies on top because of its name."""
+    order = np.random.default_rng(0).permutation(len(layout))
+    colours = np.array([mpl.colors.to_rgba(styles[name][0]) for name in names])
+    markers = np.array([styles[name][1] for name in names])
+    size = float(np.clip(8000 / max(len(layout), 1), 1.5, 12))
+    for marker in np.unique(markers):
+        chosen = order[markers[order] == marker]
+        ax.scatter(
+            layout[chosen, 0],
+            layout[chosen, 1],
+            c=colours[chosen],
+            s=size,
+            marker=marker,
+            linewidths=0,
+            rasterized=True,
+        )
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(True)
+    ax.spines[:].set_color(_PALE)
+
+
+@_styled
+def plot_learning_curve(
+    curve: pd.DataFrame, *, baselines: Mapping[str, Mapping[str, float]] | None = None
+) -> Figure:
+    """Loss by step: a panel for each objective, a line for each split, baselines dashed.
+
+    Parameters
+    ----------
+    curve
+        Columns step, split, objective, value.
+    baselines
+        Loss of a simple predictor by its name, by objective: what the model must get below.
+    """
+    objectives = list(dict.fromkeys(curve["objective"]))
+    splits = list(dict.fromkeys(curve["split"]))
+    figure, axes = _panels(1, len(objectives), width=3.4, height=2.8)
+    for ax, objective in zip(axes[0], objectives, strict=True):
+        part = curve[curve["objective"] == objective]
+        for i, (split, colour) in enumerate(zip(splits, (_BLUE, _RED, _ORANGE), strict=False)):
+            line = part[part["split"] == split].sort_values("step")
+            if len(line):
+                marker = "" if i == 0 and len(line) > 30 else "o"
+                ax.plot(
+                    line["step"],
+                    line["value"],
+                    color=colour,
+                    marker=marker,
+                    markersize=3,
+                    label=split,
+                )
+        for name, value in (baselines or {}).get(objective, {}).items():
+            ax.axhline(value, color=_GREY, linestyle="--", linewidth=1.2, label=name)
+        ax.set(title=objective, xlabel="optimiser step", ylabel="loss" if ax is axes[0, 0] else "")
+        ax.legend()
+    return figure
+
+
+@_styled
+def plot_scores(
+    table: pd.DataFrame, *, groups: Mapping[str, str], baselines: Iterable[str] = ()
+) -> Figure:
+    """Heat map of scores: a row for each method, a column for each metric, the best value in bold.
+
+    Each column is coloured from its worst (pale) to its best method (dark); the numbers are the
+    scores. Names of simple baselines are in italics.
+
+    Parameters
+    ----------
+    table
+        Methods x metrics, greater is better, missing where a metric is not defined.
+    groups
+        Heading over the columns, by metric; columns of a heading stand together.
+    baselines
+        Titles of methods that are simple baselines.
+    """
+    n_rows, n_columns = table.shape
+    figure = Figure(figsize=(1.9 + 0.72 * n_columns, 1.5 + 0.32 * n_rows), layout="constrained")
+    ax = figure.subplots()
+    values = table.to_numpy(dtype=float)
+    low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
+    shade = (values - low) / np.where(high > low, high - low, 1)
+    ax.imshow(shade, cmap="Blues", vmin=-0.1, vmax=1.5, aspect="auto")
+    for (row, column), value in np.ndenumerate(values):
+        best = value == high[column]
+        text = "–" if np.isnan(value) else f"{value:.3f}"
+        ax.text(
+            column, row, text, ha="center", va="center", fontweight="bold" if best else "normal"
+        )
+    ax.set_xticks(
+        range(n_columns), list(table.columns), rotation=40, ha="left", rotation_mode="anchor"
+    )
+    ax.set_yticks(range(n_rows), list(table.index))
+    ax.tick_params(length=0, labeltop=True, labelbottom=False)
+    for label, method in zip(ax.get_yticklabels(), table.index, strict=True):
+        label.set_fontstyle("italic" if method in set(baselines) else "normal")
+    headings = [groups[metric] for metric in table.columns]
+    for start in (i for i in range(n_columns) if i == 0 or headings[i] != headings[i - 1]):
+        end = next(
+            (i for i in range(start, n_columns) if headings[i] != headings[start]), n_columns
+        )
+        ax.text(
+            (start + end - 1) / 2,
+            n_rows - 0.35,
+            headings[start],
+            ha="center",
+            va="top",
+            color="#555555",
+        )
+        ax.axvline(start - 0.5, color="white", linewidth=4)
+    ax.spines[:].set_visible(False)
+    return figure
+
+
+@_styled
+def plot_ranking(runs: pd.DataFrame, *, metric: str, baselines: Iterable[str]) -> Figure:
+    """Who won and by how much: a panel for each data set, a row a method, a dot a seed.
+
+    The dashed line is the best simple baseline; the number at the right of a row is the difference
+    of the method's mean from it.
+
+    Parameters
+    ----------
+    runs
+        Columns dataset, method, seed, value.
+    metric
+        Name of the value, for the axis.
+    baselines
+        Titles of methods that are simple baselines.
+    """
+    baselines = set(baselines)
+    datasets = list(dict.fromkeys(runs["dataset"]))
+    n_methods = runs["method"].nunique()
+    figure, axes = _panels(1, len(datasets), width=4.4, height=1.1 + 0.3 * n_methods)
+    for ax, dataset in zip(axes[0], datasets, strict=True):
+        part = runs[runs["dataset"] == dataset]
+        means = part.groupby("method")["value"].mean().sort_values()
+        bar = means[means.index.isin(baselines)].max()
+        for row, (method, mean) in enumerate(means.items()):
+            colour = _GREY if method in baselines else _BLUE
+            ax.hlines(row, 0, mean, color=colour, linewidth=6, alpha=0.35)
+            seeds = part.loc[part["method"] == method, "value"]
+            ax.scatter(seeds, [row] * len(seeds), color=colour, s=22, zorder=3)
+            if not np.isnan(bar):
+                ax.text(
+                    1.02, row, f"{mean - bar:+.3f}", transform=ax.get_yaxis_transform(), va="center"
+                )
+        if not np.isnan(bar):
+            ax.axvline(bar, color=_RED, linestyle="--", linewidth=1.2)
+        ax.set_yticks(range(len(means)), list(means.index))
+        ax.set(title=dataset, xlabel=metric, xlim=(0, max(1, part["value"].max())))
+    return figure
+
+
+@_styled
+def plot_confusion(truth: Sequence[str], predicted: Sequence[str]) -> Figure:
+    """Confusion matrix, each row in per cent of the cells of that true label.
+
+    Rows are the true labels and columns the predicted ones, in one alphabetical order, so that the
+    diagonal is what was right; `UNKNOWN` comes last.
+    """
+    counts = pd.crosstab(pd.Series(list(truth), dtype=str), pd.Series(list(predicted), dtype=str))
+    rows = sorted(counts.index, key=lambda name: (name == UNKNOWN, name))
+    # true labels first, so that the diagonal starts at the corner also where the reference has more
+    columns = [name for name in rows if name in counts.columns]
+    columns += sorted(set(counts.columns) - set(rows), key=lambda name: (name == UNKNOWN, name))
+    shares = counts.loc[rows, columns].div(counts.loc[rows].sum(axis=1), axis=0).to_numpy()
+    figure = Figure(
+        figsize=(2.6 + 0.42 * len(columns), 2.2 + 0.34 * len(rows)), layout="constrained"
+    )
+    ax = figure.subplots()
+    image = ax.imshow(shares, cmap="cividis", vmin=0, vmax=1, aspect="auto")
+    for (row, column), share in np.ndenumerate(shares):
+        if share >= 0.005:
+            ax.text(
+                column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=7.5,
+                color="white" if share < 0.6 else "black",
+            )  # fmt: skip
+    ax.set_xticks(range(len(columns)), columns, rotation=40, ha="right", rotation_mode="anchor")
+    ax.set_yticks(range(len(rows)), [f"{name} ({counts.loc[name].sum():,})" for name in rows])
+    ax.set(xlabel="predicted label", ylabel="true label (cells)")
+    ax.tick_params(length=0)
+    figure.colorbar(
+        image, label="share of the true label", format=PercentFormatter(1), shrink=0.8
+    ).outline.set_visible(False)
+    return figure
+
+
+@_styled
+def plot_histogram(
+    values: Mapping[str, NDArray[np.floating[Any]]], *, label: str, threshold: float | None = None,
+    title: str = "",
+) -> Figure:  # fmt: skip
+    """Stacked histogram of a number by group, with a dashed line at a threshold.
+
+    Parameters
+    ----------
+    values
+        The numbers, by group (such as cells mapped right and wrong).
+    label
+        Name of the number, with its unit.
+    threshold
+        Where a decision is made.
+    title
+        Over the panel.
+    """
+    figure, axes = _panels(1, 1, width=4.6, height=2.7)
+    ax = axes[0, 0]
+    everything = np.concatenate(list(values.values()))
+    edges = np.histogram_bin_edges(everything, bins=30)
+    colours = (_BLUE, _RED, _PALE)[: len(values)]
+    ax.hist(list(values.values()), bins=edges, stacked=True, color=colours, label=list(values))
+    if threshold is not None:
+        ax.axvline(
+            threshold,
+            color="black",
+            linestyle="--",
+            linewidth=1.2,
+            label=f"threshold {threshold:.3g}",
+        )
+    ax.set(xlabel=label, ylabel="cells", title=title)
+    if len(values) > 1 or threshold is not None:
+        ax.legend()
+    return figure
+
+
+@_styled
+def plot_funnel(steps: Mapping[str, int]) -> Figure:
+    """Cells left after each step of quality control, as bars from top to bottom.
+
+    Parameters
+    ----------
+    steps
+        Cells left, by the step's name, in the order of the flow; the first is all cells.
+    """
+    names, left = list(steps), np.array(list(steps.values()))
+    figure, axes = _panels(1, 1, width=6.4, height=0.9 + 0.36 * len(names))
+    ax = axes[0, 0]
+    ax.barh(names, left, color=[_GREY, *[_BLUE] * (len(names) - 1)], height=0.7)
+    lost = -np.diff(left, prepend=left[:1])
+    for row, (n_left, n_lost) in enumerate(zip(left, lost, strict=True)):
+        text = f" {n_left:,}" + (f"  (−{n_lost:,})" if n_lost else "")
+        ax.text(n_left, row, text, va="center")
+    ax.invert_yaxis()
+    ax.set(xlabel="cells", xlim=(0, 1.25 * max(left.max(), 1)))
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    return figure
+
+
+@_styled
+def plot_counts(counts: Mapping[str, int], *, label: str) -> Figure:
+    """Horizontal bars of how many cells fall in each category, the largest at the top.
+
+    Parameters
+    ----------
+    counts
+        Cells by category.
+    label
+        What the categories are.
+    """
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    figure, axes = _panels(1, 1, width=5.6, height=0.9 + 0.24 * len(ordered))
+    ax = axes[0, 0]
+    bars = ax.barh([name for name, _ in ordered], [n for _, n in ordered], color=_BLUE, height=0.7)
+    ax.bar_label(bars, fmt="{:,.0f}", padding=3, fontsize=8)
+    ax.invert_yaxis()
+    ax.margins(x=0.15)
+    ax.set(xlabel="cells", ylabel=label)
+    return figure
+
+
+@_styled
+def plot_costs(costs: pd.DataFrame) -> Figure:
+    """Time and peak memory by method: a dot for each run, the median written beside them.
+
+    Parameters
+    ----------
+    costs
+        Columns method, seconds, peak_memory_mb; a row for each run.
+    """
+    medians = costs.groupby("method")[["seconds", "peak_memory_mb"]].median().sort_values("seconds")
+    figure, axes = _panels(1, 2, width=3.8, height=0.9 + 0.3 * len(medians), sharey=True)
+    labels = {"seconds": "wall-clock time, s (log scale)", "peak_memory_mb": "peak memory, MB"}
+    for ax, (column, label) in zip(axes[0], labels.items(), strict=True):
+        for row, method in enumerate(medians.index):
+            values = costs.loc[costs["method"] == method, column]
+            ax.scatter(values, [row] * len(values), color=_BLUE, s=22, zorder=3)
+            median = medians.loc[method, column]
+            text = f"{median:,.0f}" if median >= 100 else f"{median:.1f}"
+            ax.annotate(text, (median, row), xytext=(0, 4), textcoords="offset points", ha="center")
+        ax.set_yticks(range(len(medians)), list(medians.index))
+        ax.grid(axis="y", color=_PALE, linewidth=0.8)
+        ax.margins(x=0.2, y=0.08)
+        ax.set_xlabel(label)
+    axes[0, 0].set_xscale("log")
+    axes[0, 0].xaxis.set_minor_formatter(NullFormatter())
+    axes[0, 1].set_xlim(left=0)
+    return figure

@@ -1,0 +1,176 @@
+"""Figures show the numbers that they were given: artists and labels against literal data."""
+
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from scgpt_core import plots
+from scgpt_core.keys import UNKNOWN
+
+
+def texts(ax: Axes) -> list[str]:
+    return [text.get_text() for text in ax.texts]
+
+
+def legend(ax: Axes) -> list[str]:
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def test_categories_differ_in_colour_or_marker_and_unknown_is_last() -> None:
+    styles = plots.assign_styles([UNKNOWN, *(f"type {i:02d}" for i in range(25))])
+    assert len(set(styles.values())) == 26
+    assert list(styles)[-1] == UNKNOWN
+    assert styles == plots.assign_styles(reversed(list(styles)))
+    assert plots.assign_styles(["a"])["a"] == plots.assign_styles(["a", UNKNOWN])["a"]
+
+
+def test_embeddings_are_a_grid_of_columns_and_methods() -> None:
+    layouts = {"A": np.array([[0, 0], [1, 1], [2, 0]], "f4"), "B": np.zeros((3, 2), "f4")}
+    cells = pd.DataFrame({"batch": ["x", "y", "x"], "label": ["t", UNKNOWN, "t"]})
+    figure = plots.plot_embeddings(layouts, {"A": cells, "B": cells}, columns=["batch", "label"])
+    assert len(figure.axes) == 4
+    assert [ax.get_title() for ax in figure.axes] == ["A", "B", "", ""]
+    assert legend(figure.axes[1]) == ["x", "y"]
+    assert legend(figure.axes[3]) == ["t", UNKNOWN]
+    (points,) = figure.axes[0].collections
+    drawn = {
+        tuple(xy): mpl.colors.to_hex(c)
+        for xy, c in zip(points.get_offsets().tolist(), points.get_facecolors(), strict=True)
+    }
+    styles = plots.assign_styles(["x", "y"])
+    assert drawn == {(0, 0): styles["x"][0], (1, 1): styles["y"][0], (2, 0): styles["x"][0]}
+
+
+def test_the_learning_curve_has_a_panel_an_objective_and_its_baselines() -> None:
+    curve = pd.DataFrame(
+        [
+            (2, "training", "GEP", 3.0),
+            (1, "training", "GEP", 5.0),
+            (1, "held out", "GEP", 4.0),
+            (1, "training", "GEPC", 6.0),
+        ],
+        columns=["step", "split", "objective", "value"],
+    )
+    figure = plots.plot_learning_curve(curve, baselines={"GEP": {"per-gene mean": 2.5}})
+    gep, gepc = figure.axes
+    assert (gep.get_title(), gepc.get_title()) == ("GEP", "GEPC")
+    assert legend(gep) == ["training", "held out", "per-gene mean"]
+    assert gep.lines[0].get_xydata().tolist() == [[1, 5], [2, 3]]
+    assert list(gep.lines[2].get_ydata()) == [2.5, 2.5]
+    assert legend(gepc) == ["training"]
+
+
+def test_the_score_table_marks_the_best_and_what_is_missing() -> None:
+    table = pd.DataFrame(
+        {"NMI": [0.5, 0.75], "PCR": [0.25, np.nan]}, index=["HVG + PCA", "scGPT, zero-shot"]
+    )
+    groups = {"NMI": "biology", "PCR": "batches"}
+    (ax,) = plots.plot_scores(table, groups=groups, baselines=["HVG + PCA"]).axes
+    cells = {text.get_text(): text.get_fontweight() for text in ax.texts[:4]}
+    assert cells == {"0.500": "normal", "0.750": "bold", "0.250": "bold", "–": "normal"}
+    assert texts(ax)[4:] == ["biology", "batches"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["NMI", "PCR"]
+    styles = {label.get_text(): label.get_fontstyle() for label in ax.get_yticklabels()}
+    assert styles == {"HVG + PCA": "italic", "scGPT, zero-shot": "normal"}
+
+
+def test_the_ranking_gives_the_difference_from_the_best_baseline() -> None:
+    runs = pd.DataFrame(
+        [
+            ("d", "HVG", 0, 0.5),
+            ("d", "Harmony", 0, 0.6),
+            ("d", "scGPT", 0, 0.6),
+            ("d", "scGPT", 1, 0.9),
+        ],
+        columns=["dataset", "method", "seed", "value"],
+    )
+    (ax,) = plots.plot_ranking(runs, metric="Overall", baselines=["HVG", "Harmony"]).axes
+    rows = dict(zip((t.get_text() for t in ax.get_yticklabels()), texts(ax), strict=True))
+    assert rows == {"HVG": "-0.100", "Harmony": "+0.000", "scGPT": "+0.150"}
+    assert list(rows)[-1] == "scGPT"
+    assert (ax.get_title(), ax.get_xlabel()) == ("d", "Overall")
+    assert ax.lines[-1].get_xdata()[0] == 0.6
+
+
+def test_a_ranking_without_baselines_has_no_line() -> None:
+    runs = pd.DataFrame([("d", "scGPT", 0, 0.6)], columns=["dataset", "method", "seed", "value"])
+    (ax,) = plots.plot_ranking(runs, metric="Overall", baselines=[]).axes
+    assert (len(ax.lines), texts(ax)) == (0, [])
+
+
+def test_confusion_rows_are_shares_of_the_true_label() -> None:
+    truth = ["B", "B", "B", "B", "T", "NK"]
+    predicted = ["B", "B", "B", "T", "T", UNKNOWN]
+    ax = plots.plot_confusion(truth, predicted).axes[0]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["B (4)", "NK (1)", "T (1)"]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["B", "T", UNKNOWN]
+    (image,) = ax.images
+    np.testing.assert_array_equal(image.get_array(), [[0.75, 0.25, 0], [0, 0, 1], [0, 1, 0]])
+    assert sorted(texts(ax)) == ["100", "100", "25", "75"]
+
+
+def test_a_histogram_counts_every_cell_once() -> None:
+    values = {"right": np.array([0.9, 0.8, 0.95]), "wrong": np.array([0.2])}
+    (ax,) = plots.plot_histogram(values, label="confidence", threshold=0.5).axes
+    heights = [sum(bar.get_height() for bar in group) for group in ax.containers]
+    assert heights == [3, 1]
+    assert legend(ax) == ["right", "wrong", "threshold 0.5"]
+    assert ax.get_xlabel() == "confidence"
+
+
+def test_the_funnel_says_what_is_left_and_what_was_lost() -> None:
+    (ax,) = plots.plot_funnel({"all cells": 1200, "at least 200 genes": 1150, "assay": 1150}).axes
+    assert [bar.get_width() for bar in ax.patches] == [1200, 1150, 1150]
+    assert [text.strip() for text in texts(ax)] == ["1,200", "1,150  (−50)", "1,150"]
+    assert ax.yaxis_inverted()
+
+
+def test_counts_are_sorted_by_size() -> None:
+    (ax,) = plots.plot_counts({"few": 1, "many": 3, "also few": 1}, label="cell type").axes
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["many", "also few", "few"]
+
+
+def test_costs_are_medians_by_method() -> None:
+    costs = pd.DataFrame(
+        [("slow", 100.0, 50.0), ("slow", 200.0, 70.0), ("fast", 1.0, 90.0)],
+        columns=["method", "seconds", "peak_memory_mb"],
+    )
+    seconds, memory = plots.plot_costs(costs).axes
+    assert texts(seconds) == ["1.0", "150"]
+    assert texts(memory) == ["90.0", "60.0"]
+    assert [t.get_text() for t in seconds.get_yticklabels()] == ["fast", "slow"]
+    assert len(seconds.collections[1].get_offsets()) == 2
+
+
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_a_saved_figure_has_the_same_bytes_again(tmp_path: Path, ending: str) -> None:
+    def draw() -> Figure:
+        return plots.plot_funnel({"all cells": 3, "kept": 2})
+
+    plots.save_figure(draw(), tmp_path / f"a.{ending}")
+    plots.save_figure(draw(), tmp_path / f"b.{ending}")
+    assert (tmp_path / f"a.{ending}").read_bytes() == (tmp_path / f"b.{ending}").read_bytes()
+
+
+def test_drawing_leaves_the_users_style_alone() -> None:
+    with mpl.rc_context({"font.size": 31.0}):
+        figure = plots.plot_funnel({"all cells": 3})
+        assert mpl.rcParams["font.size"] == 31.0
+    assert figure.axes[0].texts[0].get_fontsize() == 9
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Tensorflow not installed:ImportWarning")
+def test_a_layout_is_seeded_and_keeps_groups_apart() -> None:
+    rng = np.random.default_rng(0)
+    emb_ND = np.concatenate([rng.normal(c, 0.1, (40, 5)) for c in (0, 5)]).astype("f4")
+    layout = plots.compute_umap(emb_ND, seed=3)
+    assert layout.dtype == np.float32
+    np.testing.assert_array_equal(layout, plots.compute_umap(emb_ND, seed=3))
+    gap = np.linalg.norm(layout[:40].mean(0) - layout[40:].mean(0))
+    assert gap > 2 * max(layout[:40].std(), layout[40:].std())
