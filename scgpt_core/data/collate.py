@@ -1,0 +1,299 @@
+"""Cells to token batches: sampling, binning, `<cls>`, padding, and hiding, seeded by the cell.
+
+What is drawn for a cell depends on (seed, epoch, cell identity) alone: a cell has equal tokens in
+whatever batch, order, thread or process.
+
+Shapes: B cells in a batch, L tokens (the first is ``<cls>``), G genes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from scgpt_core.batch import Batch
+from scgpt_core.data import kernels
+from scgpt_core.data.binning import draw_keys, quantiles, wrong_counts
+
+
+class Cells(NamedTuple):
+    """Cells in CSR form: non-zero counts only, and no ``<cls>``."""
+
+    indptr: NDArray[np.int64]
+    """(B + 1,), where each cell begins and ends."""
+    genes: NDArray[np.int32]
+    """(nnz,), token ids, ascending in a cell."""
+    counts: NDArray[np.float32]
+    """(nnz,), raw counts."""
+    cell_ids: NDArray[np.int64]
+    """(B,), ``soma_joinid`` or `cell_identity` of the names."""
+
+
+class Tokens(NamedTuple):
+    """Token sequences of cells."""
+
+    ids_BL: NDArray[np.int64]
+    bins_BL: NDArray[np.float32]
+    padding_BL: NDArray[np.bool_]
+
+
+class Hidden(NamedTuple):
+    """What the model is asked for."""
+
+    values_BL: NDArray[np.float32]
+    """The bins, and ``mask_value`` where they are hidden."""
+    hidden_BL: NDArray[np.bool_]
+    known_BL: NDArray[np.bool_]
+    """Real and not hidden: where the others may look in the generative objective."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenSettings:
+    """How cells become a `Batch`; at most one of `mask_share` and `unknown_shares` is given."""
+
+    max_tokens: int
+    """Longest sequence, ``<cls>`` included; genes beyond it are left out at random."""
+    n_bins: int
+    """Value bins, the zero bin included."""
+    pad_id: int
+    cls_id: int
+    pad_value: float
+    """Value at padded positions."""
+    mask_value: float
+    """Value at hidden positions."""
+    cls_value: float
+    """Value of ``<cls>``: `pad_value` zero-shot, 0 in fine-tuning, as published."""
+    genes: tuple[int, ...] | None = None
+    """These token ids in every cell, zeros kept; None: the non-zero genes of each cell."""
+    keep_ids: tuple[int, ...] = ()
+    """Token ids that are never left out where a cell has them."""
+    mask_share: float | None = None
+    """Share of the values that are masked (fine-tuning)."""
+    unknown_shares: tuple[float, ...] = ()
+    """Shares of unknown genes, one drawn for each cell (generative pretraining)."""
+    pad_to: int | None = None
+    """Length of every batch; None: that of its longest cell."""
+
+    def __post_init__(self) -> None:
+        if self.mask_share is not None and self.unknown_shares:
+            message = "mask_share and unknown_shares are two ways to hide values: give one"
+            raise ValueError(message)
+
+
+def tokenize(
+    cells: Cells,
+    *,
+    max_tokens: int,
+    n_bins: int,
+    pad_id: int,
+    cls_id: int,
+    cls_value: float,
+    pad_value: float,
+    seed: int,
+    epoch: ArrayLike = 0,
+    keep_ids: Sequence[int] = (),
+    genes: Sequence[int] | None = None,
+    pad_to: int | None = None,
+    rows: NDArray[np.int64] | None = None,
+) -> Tokens:
+    """Token sequences of cells: ``<cls>``, then genes in ascending order of their ids.
+
+    Bins are those of a count among all counts of the cell (`bin_counts`), whether or not genes
+    are then left out.
+
+    Parameters
+    ----------
+    max_tokens
+        Longest sequence, ``<cls>`` included; of a longer cell's genes a random sample is taken.
+    cls_value, pad_value
+        What stands for a bin at ``<cls>`` and at padded positions.
+    seed, epoch
+        What the draws are seeded by, beside the cell; one epoch, or one for each cell.
+    keep_ids
+        Token ids that are never left out where a cell has them.
+    genes
+        These token ids in every cell, in this order, with zeros kept.
+    pad_to
+        Length of the sequences; None: that of the longest of these cells.
+    rows
+        Which of the cells; None: all.
+
+    Raises
+    ------
+    ValueError
+        Where a count is negative or not finite, `pad_to` is less than a cell's tokens, or
+        `keep_ids` do not fit into `max_tokens`.
+    """
+    if len(set(keep_ids)) >= max_tokens:
+        message = (
+            f"{len(set(keep_ids))} genes to keep and <cls> do not fit into {max_tokens} tokens"
+        )
+        raise ValueError(message)
+    if rows is None:
+        rows = np.arange(len(cells.cell_ids))
+    if genes is not None:
+        cells, rows = _on_genes(cells, rows, genes), np.arange(len(rows))
+    starts_B, stops_B, cell_ids = cells.indptr[rows], cells.indptr[rows + 1], cells.cell_ids[rows]
+    longest = min(int((stops_B - starts_B).max(initial=0)) + 1, max_tokens)
+    if pad_to is not None and pad_to < longest:
+        message = f"pad_to is {pad_to}, but a cell has {longest} tokens: lower max_tokens to it"
+        raise ValueError(message)
+    shape = (len(rows), pad_to or longest)
+    tokens = Tokens(
+        np.full(shape, pad_id, np.int64),
+        np.full(shape, pad_value, np.float32),
+        np.ones(shape, np.bool_),
+    )
+    tokens.ids_BL[:, 0] = cls_id
+    tokens.bins_BL[:, 0] = cls_value
+    tokens.padding_BL[:, 0] = False
+    if len(rows) == 0:
+        return tokens
+    wrong = kernels.tokenize_cells(
+        starts_B,
+        stops_B,
+        cells.genes,
+        cells.counts,
+        draw_keys(seed, epoch, cell_ids),
+        quantiles(n_bins),
+        _is_in(keep_ids, cells.genes),
+        max_tokens,
+        *tokens,
+    )
+    if wrong >= 0:
+        raise wrong_counts(cell_ids[wrong], cells.counts[starts_B[wrong] : stops_B[wrong]])
+    return tokens
+
+
+def _on_genes(cells: Cells, rows: NDArray[np.int64], genes: Sequence[int]) -> Cells:
+    """Cells that have exactly these genes, in this order, and zeros where they had none."""
+    genes_G = np.asarray(genes, np.int32)
+    column_T = np.full(int(genes_G.max()) + 1, -1, np.int32)
+    column_T[genes_G] = np.arange(len(genes_G))
+    if np.count_nonzero(column_T >= 0) < len(genes_G):
+        message = "a gene occurs twice in `genes`"
+        raise ValueError(message)
+    dense_BG = np.zeros((len(rows), len(genes_G)), np.float32)
+    kernels.spread_counts(
+        cells.indptr[rows], cells.indptr[rows + 1], cells.genes, cells.counts, column_T, dense_BG
+    )
+    return Cells(
+        np.arange(len(rows) + 1) * len(genes_G),
+        np.tile(genes_G, len(rows)),
+        dense_BG.ravel(),
+        cells.cell_ids[rows],
+    )
+
+
+def _is_in(ids: Sequence[int], genes: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Table by token id of what is among `ids`; empty where that is nothing."""
+    if not ids:
+        return np.zeros(0, np.bool_)
+    table_T = np.zeros(max(int(genes.max(initial=0)), *ids) + 1, np.bool_)
+    table_T[list(ids)] = True
+    return table_T
+
+
+def hide(
+    tokens: Tokens,
+    *,
+    cell_ids: NDArray[np.int64],
+    seed: int,
+    epoch: ArrayLike = 0,
+    mask_value: float,
+    shares: Sequence[float],
+) -> Hidden:
+    """Hide the values of a random share of each cell's genes; ``<cls>`` is never hidden.
+
+    Masking and the split into known and unknown genes are the same draw; they differ in what the
+    model may look at.
+
+    Parameters
+    ----------
+    shares
+        One of them is drawn for each cell; that share of its genes, rounded down, is hidden.
+    """
+    hidden = Hidden(
+        np.empty_like(tokens.bins_BL),
+        np.empty_like(tokens.padding_BL),
+        np.empty_like(tokens.padding_BL),
+    )
+    kernels.hide_tokens(
+        tokens.bins_BL,
+        tokens.padding_BL,
+        draw_keys(seed, epoch, cell_ids),
+        np.asarray(shares, np.float64),
+        mask_value,
+        *hidden,
+    )
+    return hidden
+
+
+def to_batch(
+    cells: Cells,
+    settings: TokenSettings,
+    *,
+    seed: int,
+    epoch: ArrayLike = 0,
+    rows: NDArray[np.int64] | None = None,
+    batch_B: NDArray[np.int64] | None = None,
+    label_B: NDArray[np.int64] | None = None,
+    pin: bool = False,
+) -> Batch:
+    """`Batch` of cells, on the CPU: tokens, and what is hidden of them as `settings` say.
+
+    Parameters
+    ----------
+    rows
+        Which of the cells; None: all.
+    batch_B, label_B
+        Sequencing batch and class of these cells.
+    pin
+        Into page-locked memory, from which a GPU copies without waiting.
+    """
+    rows = np.arange(len(cells.cell_ids)) if rows is None else rows
+    cell_ids = cells.cell_ids[rows]
+    tokens = tokenize(
+        cells,
+        max_tokens=settings.max_tokens,
+        n_bins=settings.n_bins,
+        pad_id=settings.pad_id,
+        cls_id=settings.cls_id,
+        cls_value=settings.cls_value,
+        pad_value=settings.pad_value,
+        seed=seed,
+        epoch=epoch,
+        keep_ids=settings.keep_ids,
+        genes=settings.genes,
+        pad_to=settings.pad_to,
+        rows=rows,
+    )
+    arrays = {
+        "ids_BL": tokens.ids_BL,
+        "values_BL": tokens.bins_BL,
+        "padding_BL": tokens.padding_BL,
+        "target_BL": tokens.bins_BL,
+        "batch_B": batch_B,
+        "label_B": label_B,
+        "cell_B": cell_ids,
+    }
+    shares = settings.unknown_shares if settings.mask_share is None else (settings.mask_share,)
+    if shares:
+        values_BL, hidden_BL, known_BL = hide(
+            tokens,
+            cell_ids=cell_ids,
+            seed=seed,
+            epoch=epoch,
+            mask_value=settings.mask_value,
+            shares=shares,
+        )
+        arrays |= {"values_BL": values_BL, "hidden_BL": hidden_BL}
+        if settings.unknown_shares:
+            arrays["known_BL"] = known_BL
+    tensors = {name: torch.from_numpy(a) for name, a in arrays.items() if a is not None}
+    if pin:
+        tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
+    return Batch(**tensors)
