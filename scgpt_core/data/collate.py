@@ -17,19 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 from scgpt_core.batch import Batch
 from scgpt_core.data import kernels
 from scgpt_core.data.binning import draw_keys, quantiles, wrong_counts
+from scgpt_core.data.cells import Cells
 
-
-class Cells(NamedTuple):
-    """Cells in CSR form: non-zero counts only, and no ``<cls>``."""
-
-    indptr: NDArray[np.int64]
-    """(B + 1,), where each cell begins and ends."""
-    genes: NDArray[np.int32]
-    """(nnz,), token ids, ascending in a cell."""
-    counts: NDArray[np.float32]
-    """(nnz,), raw counts."""
-    cell_ids: NDArray[np.int64]
-    """(B,), ``soma_joinid`` or `cell_identity` of the names."""
+__all__ = ["Cells", "Hidden", "TokenSettings", "Tokens", "hide", "to_batch", "tokenize"]
 
 
 class Tokens(NamedTuple):

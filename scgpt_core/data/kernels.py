@@ -322,3 +322,21 @@ def spread_counts(
             gene = genes[i]
             if gene < len(column_T) and column_T[gene] >= 0:
                 dense_BG[b, column_T[gene]] = counts[i]
+
+
+@_compiled
+def take_cells(
+    starts_B: NDArray[np.int64],
+    stops_B: NDArray[np.int64],
+    genes: NDArray[np.int32],
+    counts: NDArray[np.float32],
+    taken_genes: NDArray[np.int32],
+    taken_counts: NDArray[np.float32],
+) -> None:
+    """Write genes and counts of the cells one behind the other."""
+    end = 0
+    for b in range(len(starts_B)):
+        start, n = starts_B[b], stops_B[b] - starts_B[b]
+        taken_genes[end : end + n] = genes[start : start + n]
+        taken_counts[end : end + n] = counts[start : start + n]
+        end += n
