@@ -46,9 +46,11 @@ format: $(READY)  ## rewrite the code in the house style
 rulegraph: $(READY)  ## draw the graph of rules (needs graphviz)
 	$(BIN)/snakemake --rulegraph | dot -Tsvg > docs/rulegraph.svg
 
-lock: $(READY)  ## write envs/lock.txt anew from what is installed
+lock: $(READY)  ## write envs/lock.txt and envs/pipeline.yaml anew from what is installed
 	(sed -n '/^#/p' envs/lock.txt; $(BIN)/python -m pip freeze --all --exclude-editable --exclude pip) > envs/lock.new
 	mv envs/lock.new envs/lock.txt
+	(sed '/- pip:$$/q' envs/pipeline.yaml; sed -n '/==/s/^/      - /p' envs/lock.txt) > envs/pipeline.new
+	mv envs/pipeline.new envs/pipeline.yaml
 
 clean:  ## delete what the graph made
 	rm -rf results .snakemake

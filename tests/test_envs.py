@@ -1,0 +1,39 @@
+"""The conda environment, the lock and pyproject.toml speak of the same packages."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+
+
+def canonical(name: str) -> str:
+    """As package indexes compare names (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def read_pins(lines: list[str]) -> dict[str, str]:
+    pins = [line.split("==") for line in lines if line and not line.startswith("#")]
+    assert all(len(pin) == 2 for pin in pins), "every line of the lock is NAME==VERSION"
+    return {canonical(name): version for name, version in pins}
+
+
+def read_lock() -> dict[str, str]:
+    return read_pins((ROOT / "envs/lock.txt").read_text().splitlines())
+
+
+def test_the_conda_environment_pins_what_the_lock_pins() -> None:
+    environment = yaml.safe_load((ROOT / "envs/pipeline.yaml").read_text())
+    *conda, pip = environment["dependencies"]
+    assert conda == ["python=3.11", "pip"]
+    assert read_pins(pip["pip"]) == read_lock()
+
+
+def test_the_lock_has_every_direct_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    wanted = project["dependencies"] + extras["pipeline"] + extras["dev"]
+    names = {canonical(re.match(r"[\w.-]+", line)[0]) for line in wanted}
+    assert names - read_lock().keys() == set()

@@ -1,0 +1,76 @@
+"""The house rules of the graph: a rule has the script of its name, and says what it needs."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = ROOT / "workflow_scripts"
+TARGETS = {"all", "benchmark", "report"}
+"""Rules that only gather what others make: the names that a user asks for."""
+DIRECTIVES = (
+    "input", "output", "log", "benchmark", "threads", "resources", "conda",
+)  # fmt: skip
+
+_RULE = re.compile(r"^(?:rule|checkpoint) (\w+):\n((?:(?:[ \t].*)?\n)+)", re.MULTILINE)
+_DIRECTIVE = re.compile(r"^    (\w+):(.*\n(?:(?: {8}.*)?\n)*)", re.MULTILINE)
+
+
+def read_rules() -> dict[str, dict[str, str]]:
+    """Text of every directive by its name, by rule."""
+    rules: dict[str, dict[str, str]] = {}
+    for path in [ROOT / "Snakefile", *sorted((ROOT / "rules").glob("*.smk"))]:
+        for name, body in _RULE.findall(path.read_text() + "\n"):
+            assert name not in rules, f"{path}: rule {name} stands twice"
+            rules[name] = dict(_DIRECTIVE.findall(body))
+    return rules
+
+
+RULES = read_rules()
+WORKING = sorted(RULES.keys() - TARGETS)
+
+
+def test_every_script_has_its_rule_and_every_rule_its_script() -> None:
+    assert {path.stem for path in SCRIPTS.glob("*.py")} == set(WORKING)
+
+
+def test_target_rules_do_nothing_themselves() -> None:
+    for name in TARGETS:
+        assert set(RULES[name]) - {"default_target", "localrule"} == {"input"}, name
+
+
+@pytest.mark.parametrize("rule", WORKING)
+def test_a_rule_says_what_it_needs(rule: str) -> None:
+    directives = RULES[rule]
+    optional = {"input"} if rule == "build_demo_census" else set()
+    assert set(DIRECTIVES) - optional <= set(directives)
+    assert '"results/logs/' in directives["log"]
+    assert '"results/benchmarks/' in directives["benchmark"]
+    assert {"mem_mb", "runtime"} <= set(re.findall(r"(\w+)=", directives["resources"]))
+    environment = re.search(r'"\.\./(.+?)"', directives["conda"])
+    assert environment is not None
+    assert (ROOT / environment[1]).is_file()
+
+
+@pytest.mark.parametrize("rule", WORKING)
+def test_a_rule_runs_the_script_of_its_name(rule: str) -> None:
+    directives = RULES[rule]
+    if "shell" in directives:  # only jobs of several processes
+        assert "torchrun" in directives["shell"]
+        assert f"workflow_scripts/{rule}.py" in directives["shell"] + directives["params"]
+    else:
+        assert f'"../workflow_scripts/{rule}.py"' in directives["script"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "rules").glob("*.smk")), ids=lambda path: path.stem)
+def test_rules_have_no_lambda(path: Path) -> None:
+    assert "lambda" not in path.read_text()
+
+
+@pytest.mark.parametrize("path", sorted(SCRIPTS.glob("*.py")), ids=lambda path: path.stem)
+def test_a_script_is_thin_and_takes_its_settings_from_the_rule(path: Path) -> None:
+    source = path.read_text()
+    assert len(source.splitlines()) <= 40
+    assert "snakemake.config" not in source  # a change of it would rerun nothing
+    assert re.search(r"^def main\(", source, re.MULTILINE)
