@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import fields, replace
 from hashlib import sha256
 from itertools import islice
-from typing import Any, Literal, NamedTuple, Protocol, TypedDict
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -89,35 +89,26 @@ class ArraySource:
         return self._cells.indptr[rows + 1] - self._cells.indptr[rows]
 
 
-class LoaderState(TypedDict):
-    """Where an epoch stands, and what its order follows from."""
-
-    epoch: int
-    step: int
-    order: dict[str, Any]
-
-
-class _Slice(NamedTuple):
-    """One rank's part of a step."""
+class _Piece(NamedTuple):
+    """Cells of one micro-batch."""
 
     rows: NDArray[np.int64]
     repeats: NDArray[np.int64]
-    n_micro_batches: int
 
 
 class _Window(NamedTuple):
-    """One rank's cells of a window, by ascending row, and its parts of the steps."""
+    """One rank's cells of a window, by ascending row, and its micro-batches of each step."""
 
     cells: Cells
     rows: NDArray[np.int64]
-    slices: list[_Slice]
+    steps: list[list[_Piece]]
 
 
 class ShardLoader:
     """Batches of one rank, epoch by epoch.
 
-    Iterating gives one epoch, from where `load_state_dict` has left it, as a `Batch` at a time;
-    `steps` gives the same batches as one tuple a step.
+    Iterating gives step after step, epoch after epoch, each as this rank's micro-batches; all ranks
+    have equally many, so that they can talk to each other in each. `batches` ends with the epoch.
 
     Parameters
     ----------
@@ -178,6 +169,8 @@ class ShardLoader:
         self._threads = threads
         self._by_length = by_length
         self._pin = pin
+        self._batch_N = source.batch_N if isinstance(source, ArraySource) else None
+        self._label_N = source.label_N if isinstance(source, ArraySource) else None
         self._order = EpochOrder(
             n_cells=source.n_cells,
             seed=seed,
@@ -187,51 +180,47 @@ class ShardLoader:
             buffer_cells=buffer_cells,
             shuffle=shuffle,
             last=last,
-            weights=_checked(weights, source.n_cells),
+            cumulative_weights=_cumulate(weights, source.n_cells),
         )
-        smallest = self._order.n_visits // max(self._order.n_batches, 1)
-        if self._order.n_batches == 0 or smallest < world_size:
+        self.steps_per_epoch = self._order.n_batches
+        if not self.steps_per_epoch or source.n_cells // self.steps_per_epoch < world_size:
             message = (
                 f"{source.n_cells} cells in steps of {batch_cells} do not give each of "
                 f"{world_size} ranks a cell in every step: give more cells a step, or fewer ranks"
             )
             raise ValueError(message)
 
-    def __len__(self) -> int:
-        """Count the steps of the epoch."""
-        return self._order.n_batches
-
     @property
     def epoch(self) -> int:
         """The epoch that the next step is of."""
         return self._order.epoch
 
-    def __iter__(self) -> Iterator[Batch]:
-        for batches in self.steps():
-            yield from batches
+    def __iter__(self) -> Iterator[tuple[Batch, ...]]:
+        return self._run(endless=True)
 
-    def steps(self) -> Iterator[tuple[Batch, ...]]:
-        """Yield the steps of the epoch that are left, each as this rank's micro-batches.
+    def batches(self) -> Iterator[Batch]:
+        """Yield this rank's micro-batches of what is left of the epoch."""
+        for step in self._run(endless=False):
+            yield from step
 
-        All ranks get equally many micro-batches, so that they can talk to each other in each.
-        """
+    def _run(self, *, endless: bool) -> Iterator[tuple[Batch, ...]]:
         pool = ThreadPoolExecutor(self._threads, "loader")
         try:
-            tasks = self._tasks(pool, self._order, self._step)
+            tasks = self._tasks(pool, endless=endless)
             pending = deque(islice(tasks, 2 * self._threads))
             while pending:
-                batches = pending.popleft().result()
+                step = pending.popleft().result()
                 pending.extend(islice(tasks, 1))
                 self._advance()
-                yield batches
+                yield step
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def state_dict(self) -> LoaderState:
+    def state_dict(self) -> dict[str, Any]:
         """Return the state after the step that was handed out last."""
         return {"epoch": self.epoch, "step": self._step, "order": self._identity()}
 
-    def load_state_dict(self, state: LoaderState) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on behind the step that was handed out last when the state was taken.
 
         Ranks, threads and micro-batches may be others than they were.
@@ -255,88 +244,98 @@ class ShardLoader:
     def _identity(self) -> dict[str, Any]:
         """Return what the order of batches follows from, but for the epoch."""
         order = self._order
-        names = [field.name for field in fields(order) if field.name not in ("epoch", "weights")]
-        weights = None if order.weights is None else sha256(order.weights.tobytes()).hexdigest()
-        return {name: getattr(order, name) for name in names} | {
+        names = {field.name for field in fields(order)} - {"epoch", "cumulative_weights"}
+        weights = order.cumulative_weights
+        return {name: getattr(order, name) for name in sorted(names)} | {
             "cells": self._source.digest,
             "by_length": self._by_length,
-            "weights": weights,
+            "weights": None if weights is None else sha256(weights.tobytes()).hexdigest(),
         }
 
     def _advance(self) -> None:
         self._step += 1
-        if self._step == self._order.n_batches:
-            self._step = 0
-            if self._order.shuffle:
-                self._order = replace(self._order, epoch=self.epoch + 1)
+        if self._step == self.steps_per_epoch:
+            self._step, self._order = 0, self._following(self._order)
+
+    def _following(self, order: EpochOrder) -> EpochOrder:
+        return replace(order, epoch=order.epoch + 1) if order.shuffle else order
+
+    def _windows(self, *, endless: bool) -> Iterator[tuple[EpochOrder, int, int]]:
+        """Yield the windows that are left, with the first step in them that is left."""
+        order = self._order
+        window, first = divmod(self._step, order.window_batches)
+        while True:
+            for later in range(window, order.n_windows):
+                yield order, later, first if later == window else 0
+            if not endless:
+                return
+            order, window, first = self._following(order), 0, 0
 
     def _tasks(
-        self, pool: ThreadPoolExecutor, order: EpochOrder, first: int
+        self, pool: ThreadPoolExecutor, *, endless: bool
     ) -> Iterator[Future[tuple[Batch, ...]]]:
-        """Start the work on one step after another, windows half a window ahead."""
-        size = order.window_batches
-        windows: dict[int, Future[_Window]] = {}
-        for step in range(first, order.n_batches):
-            ahead = min(step + size // 2, order.n_batches - 1)
-            # A window stands before its steps in the pool's queue, so none waits for it for ever.
-            for window in sorted({step // size, ahead // size} - set(windows)):
-                windows[window] = pool.submit(self._read, order, window)
-            windows.pop(step // size - 1, None)
-            yield pool.submit(self._prepare, order.epoch, windows[step // size], step % size)
+        """Start the work on one step after another, and read windows half a window ahead.
+
+        A window stands in the pool's queue before its steps, so none waits for it for ever.
+        """
+        windows = (
+            (order, window, first, pool.submit(self._read, order, window))
+            for order, window, first in self._windows(endless=endless)
+        )
+        current = next(windows, None)
+        while current is not None:
+            order, window, first, reading = current
+            n_steps = min(order.window_batches, order.n_batches - window * order.window_batches)
+            for step in range(first, n_steps):
+                yield pool.submit(self._prepare, order.epoch, reading, step)
+                if step == (first + n_steps) // 2:
+                    current = next(windows, None)
 
     def _read(self, order: EpochOrder, window: int) -> _Window:
         """Read this rank's cells of a window, in the order in which they lie in the source."""
         batches = order.batches(window, self._lengths if self._by_length else None)
-        slices = [self._slice(visits) for visits in batches]
-        rows = np.unique(np.concatenate([part.rows for part in slices]))
-        return _Window(self._source.cells(rows), rows, slices)
+        steps = [self._pieces(visits) for visits in batches]
+        rows = np.unique(np.concatenate([piece.rows for step in steps for piece in step]))
+        return _Window(self._source.cells(rows), rows, steps)
 
     def _lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.minimum(self._source.lengths(rows), self._settings.max_tokens - 1)
 
-    def _slice(self, visits: Visits) -> _Slice:
+    def _pieces(self, visits: Visits) -> list[_Piece]:
+        """Cut a step into micro-batches; of them rank r of n has numbers r, r + n, r + 2n..."""
         n_cells, ranks = len(visits.rows), self._world_size
         largest = -(-n_cells // ranks)
-        n_micro_batches = min(-(-largest // self._micro_batch_cells), n_cells // ranks)
-        mine = slice(self._rank, None, ranks)
-        return _Slice(visits.rows[mine], visits.repeats[mine], n_micro_batches)
+        n_pieces = ranks * min(-(-largest // self._micro_batch_cells), n_cells // ranks)
+        rows, repeats = (np.array_split(each, n_pieces)[self._rank :: ranks] for each in visits)
+        return [_Piece(*piece) for piece in zip(rows, repeats, strict=True)]
 
-    def _prepare(self, epoch: int, reading: Future[_Window], index: int) -> tuple[Batch, ...]:
+    def _prepare(self, epoch: int, reading: Future[_Window], step: int) -> tuple[Batch, ...]:
         window = reading.result()
-        part = window.slices[index]
-        return tuple(
-            self._batch(window, rows, epoch + (repeats << 32))
-            for rows, repeats in zip(
-                np.array_split(part.rows, part.n_micro_batches),
-                np.array_split(part.repeats, part.n_micro_batches),
-                strict=True,
-            )
-        )
+        return tuple(self._batch(epoch, window, piece) for piece in window.steps[step])
 
-    def _batch(self, window: _Window, rows: NDArray[np.int64], epoch_B: NDArray[np.int64]) -> Batch:
-        source = self._source
-        batch_N = source.batch_N if isinstance(source, ArraySource) else None
-        label_N = source.label_N if isinstance(source, ArraySource) else None
+    def _batch(self, epoch: int, window: _Window, piece: _Piece) -> Batch:
         return to_batch(
             window.cells,
             self._settings,
             seed=self._order.seed,
-            epoch=epoch_B,
-            rows=np.searchsorted(window.rows, rows),
-            batch_B=None if batch_N is None else batch_N[rows],
-            label_B=None if label_N is None else label_N[rows],
+            epoch=epoch + (piece.repeats << 32),
+            rows=np.searchsorted(window.rows, piece.rows),
+            batch_B=None if self._batch_N is None else self._batch_N[piece.rows],
+            label_B=None if self._label_N is None else self._label_N[piece.rows],
             pin=self._pin,
         )
 
 
-def _checked(weights: NDArray[np.float64] | None, n_cells: int) -> NDArray[np.float64] | None:
+def _cumulate(weights: NDArray[np.float64] | None, n_cells: int) -> NDArray[np.float64] | None:
+    """Sum the weights of all cells before each row, as shares of all."""
     if weights is None:
         return None
-    weights_N = np.ascontiguousarray(weights, np.float64)
+    weights_N = np.asarray(weights, np.float64)
     if weights_N.shape != (n_cells,):
         message = f"weights have shape {weights_N.shape}: one for each of {n_cells} cells is due"
         raise ValueError(message)
     if not (np.isfinite(weights_N).all() and (weights_N >= 0).all() and weights_N.any()):
         message = "weights are to be finite, not negative, and not all 0"
         raise ValueError(message)
-    return weights_N
+    sums: NDArray[np.float64] = np.concatenate([[0.0], np.cumsum(weights_N)])
+    return sums / sums[-1]

@@ -14,10 +14,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from scgpt_core.data.binning import draw_keys
-
 # What a generator is for, beside seed and epoch.
-_FOR_BLOCKS, _FOR_WINDOWS, _FOR_BATCHES = 0, 1, 2
+_FOR_BLOCKS, _FOR_WINDOWS, _FOR_BATCHES, _FOR_WEIGHTS = range(4)
 
 
 class Visits(NamedTuple):
@@ -50,8 +48,9 @@ class EpochOrder:
     last
         Cells that do not fill a batch: "spread" gives an epoch one batch more, and sizes that
         differ by one at most; "drop" leaves up to ``batch_cells - 1`` cells out, others each epoch.
-    weights
-        (n_cells,), not negative: a cell is visited in proportion to it, as often as n_cells allow.
+    cumulative_weights
+        (n_cells + 1,), from 0 to 1: weights of all cells before a row, added up. Cells are visited
+        in proportion to their weights; None: once.
     """
 
     n_cells: int
@@ -62,18 +61,18 @@ class EpochOrder:
     buffer_cells: int
     shuffle: bool
     last: Literal["spread", "drop"]
-    weights: NDArray[np.float64] | None = None
-
-    @cached_property
-    def n_batches(self) -> int:
-        """Batches of the epoch."""
-        whole = self.n_visits // self.batch_cells
-        return whole if self.last == "drop" else -(-self.n_visits // self.batch_cells)
+    cumulative_weights: NDArray[np.float64] | None = None
 
     @property
-    def n_visits(self) -> int:
-        """Visits of the epoch, before any are dropped."""
-        return int(self._block_ends[-1])
+    def n_batches(self) -> int:
+        """Batches of the epoch."""
+        whole, over = divmod(self.n_cells, self.batch_cells)
+        return whole + (over > 0 and self.last == "spread")
+
+    @property
+    def n_windows(self) -> int:
+        """Windows of the epoch."""
+        return -(-self.n_batches // self.window_batches)
 
     @property
     def window_batches(self) -> int:
@@ -115,7 +114,7 @@ class EpochOrder:
         """Visits before a batch."""
         if self.last == "drop":
             return batch * self.batch_cells
-        return batch * self.n_visits // self.n_batches
+        return batch * self.n_cells // self.n_batches
 
     def _rng(self, purpose: int, index: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, self.epoch, purpose, index])
@@ -123,8 +122,8 @@ class EpochOrder:
     def _visits(self, start: int, stop: int) -> Visits:
         """Visits `start` to `stop` of the epoch, before cells are shuffled."""
         first, last = np.searchsorted(self._block_ends, [start, stop - 1], side="right")
-        blocks = self._blocks[first : last + 1, None] * self.block_cells
-        rows = (blocks + np.arange(self.block_cells)).ravel()
+        blocks = self._blocks[first : last + 1]
+        rows = (blocks[:, None] * self.block_cells + np.arange(self.block_cells)).ravel()
         rows = rows[rows < self.n_cells]
         times = self._times(rows)
         skipped = start - (int(self._block_ends[first - 1]) if first else 0)
@@ -133,17 +132,20 @@ class EpochOrder:
         return Visits(np.repeat(rows, times)[taken], repeats[taken])
 
     def _times(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """How often the epoch visits cells: the whole part of what is due, the rest by chance."""
-        if self.weights is None:
+        """How often the epoch visits cells."""
+        if self.cumulative_weights is None:
             return np.ones(len(rows), np.int64)
-        due = self.weights[rows] * (self.n_cells / self._sum_of_weights)
-        chance = (draw_keys(self.seed, self.epoch, rows) >> np.uint64(11)) * 2.0**-53
-        return np.floor(due + chance).astype(np.int64)
+        return self._due(rows + 1) - self._due(rows)
 
-    @cached_property
-    def _sum_of_weights(self) -> float:
-        assert self.weights is not None
-        return float(self.weights.sum(dtype=np.float64))
+    def _due(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Visits that are due to all cells before these rows.
+
+        Systematic sampling: what is due to them by weight, moved by one draw for all and rounded
+        down, so that a cell has its due of visits or one more or less, and an epoch n_cells.
+        """
+        assert self.cumulative_weights is not None
+        due = self.cumulative_weights[rows] * self.n_cells
+        return np.floor(due + self._rng(_FOR_WEIGHTS, 0).random()).astype(np.int64)
 
     @cached_property
     def _blocks(self) -> NDArray[np.int64]:
@@ -156,23 +158,9 @@ class EpochOrder:
     @cached_property
     def _block_ends(self) -> NDArray[np.int64]:
         """Visits up to the end of each block, in the order in which blocks are read."""
-        n_blocks = len(self._blocks)
-        if self.weights is None:
-            sizes = np.full(n_blocks, self.block_cells)
-            sizes[-1] = self.n_cells - (n_blocks - 1) * self.block_cells
-        else:
-            step = self.block_cells * 4096
-            pieces = [
-                np.arange(row, min(row + step, self.n_cells))
-                for row in range(0, self.n_cells, step)
-            ]
-            sizes = np.concatenate(
-                [
-                    np.add.reduceat(self._times(rows), np.arange(0, len(rows), self.block_cells))
-                    for rows in pieces
-                ]
-            )
-        return np.cumsum(sizes[self._blocks])
+        bounds = np.append(np.arange(0, self.n_cells, self.block_cells), self.n_cells)
+        visits = bounds if self.cumulative_weights is None else self._due(bounds)
+        return np.cumsum(np.diff(visits)[self._blocks])
 
 
 def shuffle_entropy(order: EpochOrder, groups_N: NDArray[np.int64]) -> tuple[float, float]:
@@ -184,8 +172,7 @@ def shuffle_entropy(order: EpochOrder, groups_N: NDArray[np.int64]) -> tuple[flo
         Group of each cell, as its data set or shard, by number from 0. Groups of neighbours show
         how far the order is from the best that there is.
     """
-    n_windows = -(-order.n_batches // order.window_batches)
-    batches = [visits.rows for window in range(n_windows) for visits in order.batches(window)]
+    batches = [visits.rows for window in range(order.n_windows) for visits in order.batches(window)]
     whole = np.random.default_rng(order.seed).permutation(np.concatenate(batches))
     bounds = np.cumsum([len(rows) for rows in batches])[:-1]
     return (
