@@ -197,6 +197,10 @@ class TrainerSettings(Settings):
     """Checkpoints kept, the newest."""
     log_steps: Count = 10
     """Steps between lines of progress."""
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Where metrics go beside `metrics.jsonl`; wandb needs its package and an account."""
+    time_budget_minutes: float | None = Field(default=None, gt=0)
+    """Minutes after which a run saves and stops, unfinished; null: none. Less than a job's limit."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: a GPU where there is one. "cuda" without a GPU is an error, never a silent CPU run."""
 

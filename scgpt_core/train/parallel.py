@@ -1,0 +1,141 @@
+"""Several devices, from outside: the model and the loop are written for one.
+
+Under torchrun, `join_world` joins the processes; `parallelize` then recomputes, compiles and shards
+the layers of a model as the settings say, and gives back what to call in its place.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import distributed, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from scgpt_core.config import TrainerSettings
+from scgpt_core.device import resolve_device
+from scgpt_core.model import ScGPT
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes that train one model together; one alone where nothing started more.
+
+    Parameters
+    ----------
+    rank, size
+        This process among all; 0 is the one that writes.
+    local_size
+        Processes on this machine.
+    device
+        This process's.
+    """
+
+    rank: int
+    size: int
+    local_size: int
+    device: torch.device
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Add up over the processes, in float64 on the CPU: no device is waited for."""
+        if self.size == 1:
+            return list(values)
+        total = torch.tensor(values, dtype=torch.float64)
+        distributed.all_reduce(total)
+        return total.tolist()
+
+    def agree(self, value: T) -> T:
+        """Give every process what process 0 has as `value`, which must pickle."""
+        if self.size == 1:
+            return value
+        box = [value]
+        distributed.broadcast_object_list(box, src=0)
+        return box[0]
+
+
+@contextlib.contextmanager
+def join_world(device: str = "auto") -> Iterator[World]:
+    """Join the processes that torchrun started, until the block ends; alone without torchrun.
+
+    Raises
+    ------
+    ValueError
+        As `resolve_device`.
+    """
+    here = resolve_device(device)
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield World(rank=0, size=1, local_size=1, device=here)
+        return
+    if here.type == "cuda":
+        torch.cuda.set_device(here)
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if here.type == "cuda" else "gloo")
+    try:
+        yield World(
+            rank=distributed.get_rank(),
+            size=size,
+            local_size=int(os.environ.get("LOCAL_WORLD_SIZE", size)),
+            device=here,
+        )
+    finally:
+        distributed.destroy_process_group()
+
+
+def parallelize(model: ScGPT, settings: TrainerSettings, world: World) -> nn.Module:
+    """Recompute, compile and distribute the layers of `model`, in place; returns what to call.
+
+    Parameters
+    ----------
+    model
+        On the world's device, with equal weights in every process.
+    settings
+        `activation_checkpointing`, `compile` and `parallel` are read.
+    world
+        From `join_world`.
+    """
+    layers = model.layers
+    if settings.activation_checkpointing:
+        for i, layer in enumerate(layers):
+            layers[i] = checkpoint_wrapper(layer)
+    if settings.compile:
+        for layer in layers:
+            layer.compile(fullgraph=True)
+    if world.size == 1:
+        return model
+    if settings.parallel == "ddp":
+        return DistributedDataParallel(model, broadcast_buffers=False)
+    mesh = _mesh(world)
+    for layer in layers:
+        fully_shard(layer, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+def _mesh(world: World) -> DeviceMesh:
+    """All devices in one shard group, or, over several machines, one shard group a machine.
+
+    Hybrid sharding keeps the all-gather of weights on the fast links within a machine; between
+    machines only gradients travel.
+    """
+    machines = world.size // world.local_size
+    if machines == 1:
+        return init_device_mesh(world.device.type, (world.size,))
+    return init_device_mesh(
+        world.device.type, (machines, world.local_size), mesh_dim_names=("replicate", "shard")
+    )
+
+
+@contextlib.contextmanager
+def gradient_sync(model: nn.Module, *, wanted: bool) -> Iterator[None]:
+    """Within the block, backward passes exchange gradients among processes only if `wanted`."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(wanted)
+    skip = isinstance(model, DistributedDataParallel) and not wanted
+    with model.no_sync() if skip else contextlib.nullcontext():
+        yield

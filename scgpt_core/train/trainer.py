@@ -1,0 +1,284 @@
+"""The loop that pretraining and every fine-tuning share, from the first step to the last.
+
+It is written for one device. Into how many processes and micro-batches a global batch is cut, and
+how often the run is interrupted, changes its course in rounding at most: the loader's order, the
+dropout and the mean of the loss depend on the seed, the step and the global batch.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from scgpt_core.batch import Batch
+from scgpt_core.config import TrainerSettings
+from scgpt_core.data.loader import ShardLoader
+from scgpt_core.device import autocast, resolve_precision
+from scgpt_core.model import ScGPT
+from scgpt_core.runs import digest
+from scgpt_core.train.flops import FlopsCounter
+from scgpt_core.train.guards import FiniteGuard, Patience, StopSignals
+from scgpt_core.train.journal import Journal, Totals
+from scgpt_core.train.objectives import Objective
+from scgpt_core.train.optimizer import build_optimizer, clip_gradients, learning_rate
+from scgpt_core.train.parallel import World, gradient_sync, parallelize
+from scgpt_core.train.state import Checkpoints
+
+Evaluate = Callable[[ScGPT], Mapping[str, Mapping[str, float]]]
+"""Metrics by split and name, of a model in evaluation mode; called in every process."""
+
+_COURSE = {
+    "batch_cells", "learning_rate", "weight_decay", "warmup_steps", "schedule", "decay",
+    "clip_norm",
+}  # fmt: skip
+"""Settings that change what is learned; the others change where and how fast."""
+
+logger = logging.getLogger(__name__)
+
+
+class Result(NamedTuple):
+    """How a run ended."""
+
+    finished: bool
+    """False: it was stopped and saved, and goes on when it is run again."""
+    totals: Totals
+    folder: Path
+    """Of its checkpoints and `metrics.jsonl`."""
+
+
+class Trainer:
+    """One run of one model.
+
+    Parameters
+    ----------
+    model
+        On the world's device; trained in place.
+    objective, loader
+        What the model learns, and from which cells.
+    settings
+        Of the loop.
+    world
+        The processes that train together (`join_world`).
+    steps
+        Optimiser steps of the whole run.
+    seed
+        Of dropout.
+    state_folder
+        Checkpoints and metrics lie in a subfolder of it that is named after `identity`: the same
+        call goes on where a run was interrupted, other settings never go on from its weights.
+    identity
+        JSON-serialisable: what is learned from beside `settings`, as the corpus's digest.
+    evaluate, evaluate_steps
+        Called each so many steps, and at the end.
+    patience
+        When to stop early; the best weights are kept, and the model has them in the end. None: all
+        steps are done and the last weights stay.
+    """
+
+    def __init__(
+        self,
+        model: ScGPT,
+        objective: Objective,
+        loader: ShardLoader,
+        settings: TrainerSettings,
+        *,
+        world: World,
+        steps: int,
+        seed: int,
+        state_folder: Path,
+        identity: Mapping[str, Any],
+        evaluate: Evaluate | None = None,
+        evaluate_steps: int = 1,
+        patience: Patience | None = None,
+    ) -> None:
+        self.model, self.objective, self.loader, self.world = model, objective, loader, world
+        self.settings, self.steps, self.seed = settings, steps, seed
+        self._evaluate, self._evaluate_steps, self._patience = evaluate, evaluate_steps, patience
+        self._flops = FlopsCounter(model)
+        self._net = parallelize(model, settings, world)
+        self._optimizer = build_optimizer(model, settings)
+        self._precision = resolve_precision(world.device, settings.precision)
+        self._guard = FiniteGuard()
+        course = settings.model_dump(mode="json", include=_COURSE)
+        self.folder = state_folder / digest({**identity, "trainer": course, "seed": seed})[:12]
+        self._checkpoints = Checkpoints(self.folder, keep=settings.keep_checkpoints, world=world)
+        self._best = Checkpoints(self.folder / "best", keep=1, world=world)
+        self.totals = Totals()
+        self._sums: dict[str, Tensor] = {}
+
+    def run(self) -> Result:
+        """Train until the last step, the early stop, a signal or the end of the time budget.
+
+        Raises
+        ------
+        FloatingPointError
+            Where a loss or gradient is not finite; names the step and the cells.
+        """
+        begin = saved = time.monotonic()
+        budget_s = 60 * (self.settings.time_budget_minutes or math.inf)
+        self._resume()
+        first, stopped = self.totals.step, ""
+        with StopSignals() as signals, contextlib.closing(self._open_journal()) as journal:
+            steps = iter(self.loader)
+            self.model.train()
+            while not self._is_over and not stopped:
+                start = time.monotonic()
+                self._step(next(steps))
+                self.totals.seconds += time.monotonic() - start
+                if self._is_due(self.settings.log_steps):
+                    self._tell(journal)
+                if self._evaluate is not None and self._is_due(self._evaluate_steps):
+                    self._judge(journal, self._evaluate)
+                now = time.monotonic()
+                reason = signals.caught or ("time budget" if now - begin > budget_s else "")
+                is_due = now - saved > 60 * self.settings.checkpoint_minutes
+                asked, due = self.world.sum([bool(reason), is_due])
+                if asked:
+                    stopped = reason or "a signal to another process"
+                elif due:
+                    self._save()
+                    saved = now
+            if self.totals.step > first:
+                self._save()
+            self._checkpoints.close()
+            self._best.close()
+        return self._end(stopped)
+
+    def _step(self, batches: Sequence[Batch]) -> None:
+        """Do one optimiser step on the global batch, of which `batches` are this process's."""
+        step, world, progress = self.totals.step, self.world, self.totals.step / self.steps
+        rate = learning_rate(
+            step, self.settings, steps=self.steps, steps_per_epoch=self.loader.steps_per_epoch
+        )
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        shares = self._count(batches, progress)
+        losses = []
+        for i, batch in enumerate(batches):
+            # By the place in the global batch: equal dropout however many processes there are.
+            torch.manual_seed(_dropout_seed(self.seed, step, i * world.size + world.rank))
+            with gradient_sync(self._net, wanted=i == len(batches) - 1):
+                with autocast(world.device, self._precision):
+                    terms = self.objective(self._net, batch.to(world.device), progress)
+                parts = {name: term.float() * shares[i][name] for name, term in terms.items()}
+                loss = torch.stack(list(parts.values())).sum()
+                (loss * world.size).backward()  # since processes average their gradients
+            losses.append(loss.detach())
+            for name, part in parts.items():
+                self._sums[name] = self._sums.get(name, torch.zeros_like(part)) + part.detach()
+        self._guard.check()
+        norm = clip_gradients(self.model, self.settings.clip_norm)
+        self._guard.watch(step + 1, norm, losses, batches)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self.totals.step += 1
+
+    def _count(self, batches: Sequence[Batch], progress: float) -> list[dict[str, float]]:
+        """Add to the totals; returns, by term, each micro-batch's share of the global elements."""
+        sizes = [self.objective.sizes(batch) for batch in batches]
+        names = list(sizes[0])
+        tokens_B = torch.cat([(~batch.padding_BL).sum(1) for batch in batches])
+        *elements, cells, tokens, flops = self.world.sum(
+            [sum(size[name] for size in sizes) for name in names]
+            + [len(tokens_B), int(tokens_B.sum()), self._flops(tokens_B)]
+        )
+        self.totals.cells += int(cells)
+        self.totals.tokens += int(tokens)
+        self.totals.flops += flops * self.objective.passes(progress)
+        return [
+            {name: size[name] / max(n, 1.0) for name, n in zip(names, elements, strict=True)}
+            for size in sizes
+        ]
+
+    def _tell(self, journal: Journal) -> None:
+        """Write the mean terms of the steps since the last call."""
+        self._guard.check()
+        names = list(self._sums)
+        sums = self.world.sum([self._sums[name].item() for name in names])
+        terms = dict(zip(names, sums, strict=True))
+        rate = self._optimizer.param_groups[0]["lr"]
+        journal.tell_training(self.totals, terms, grad_norm=self._guard.norm, learning_rate=rate)
+        self._sums.clear()
+
+    def _judge(self, journal: Journal, evaluate: Evaluate) -> None:
+        """Evaluate, and keep the weights where they are the best so far."""
+        self._guard.check()
+        self.model.eval()
+        with torch.no_grad(), autocast(self.world.device, self._precision):
+            splits = evaluate(self.model)
+        self.model.train()
+        journal.tell_evaluation(self.totals.step, splits)
+        if self._patience is not None:
+            value = splits[self._patience.split][self._patience.metric]
+            if self._patience.judge(self.totals.step, value):
+                self._best.save(self.model, self._optimizer, self._state())
+
+    def _save(self) -> None:
+        self._guard.check()
+        self._checkpoints.save(self.model, self._optimizer, self._state())
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "step": self.totals.step,
+            "totals": dataclasses.asdict(self.totals),
+            "loader": self.loader.state_dict(),
+            "patience": None if self._patience is None else dataclasses.asdict(self._patience),
+        }
+
+    def _resume(self) -> None:
+        """Go on from the newest whole checkpoint, where there is one."""
+        state = self._checkpoints.restore(self.model, self._optimizer)
+        if state is None:
+            logger.info("training %d steps; checkpoints in %s", self.steps, self.folder)
+            return
+        self.totals = Totals(**state["totals"])
+        self.loader.load_state_dict(state["loader"])
+        if self._patience is not None:
+            self._patience = Patience(**state["patience"])
+        step = self.totals.step
+        logger.info("going on after step %d of %d from %s", step, self.steps, self.folder)
+
+    def _open_journal(self) -> Journal:
+        return Journal(
+            self.folder,
+            steps=self.steps,
+            trackers=self.settings.trackers,
+            totals=self.totals,
+            silent=self.world.rank > 0,
+        )
+
+    def _end(self, stopped: str) -> Result:
+        """Say how the run ended; give the model its best weights where they were kept."""
+        if not self._is_over:
+            logger.warning(
+                "stopped after step %d of %d (%s) and saved: run it again to go on",
+                self.totals.step,
+                self.steps,
+                stopped,
+            )
+        elif self._patience is not None:
+            self._best.restore(self.model, self._optimizer)
+            logger.info("the best weights are of step %d", self._patience.best_step)
+        return Result(self._is_over, self.totals, self.folder)
+
+    @property
+    def _is_over(self) -> bool:
+        impatient = self._patience is not None and self._patience.is_over
+        return self.totals.step >= self.steps or impatient
+
+    def _is_due(self, every: int) -> bool:
+        return self.totals.step % every == 0 or self.totals.step == self.steps
+
+
+def _dropout_seed(seed: int, step: int, position: int) -> int:
+    """Mix the three into 63 bits, so that steps and micro-batches draw independently."""
+    mixed = hashlib.blake2b(f"{seed}/{step}/{position}".encode(), digest_size=8).digest()
+    return int.from_bytes(mixed, "little") >> 1
