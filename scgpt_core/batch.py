@@ -38,7 +38,7 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> "Batch":
         """Copy to a device; from page-locked memory without waiting."""
-        return self._make(t if t is None else t.to(device, non_blocking=True) for t in self)
+        return Batch._make(t if t is None else t.to(device, non_blocking=True) for t in self)
 
 
 class Output(NamedTuple):
