@@ -19,6 +19,8 @@ NNZ: Final = "nnz"
 FEATURE_ID: Final = "feature_id"
 FEATURE_NAME: Final = "feature_name"
 FEATURE_LENGTH: Final = "feature_length"
+N_CELLS: Final = "n_cells"
+"""In how many cells of the file the gene is found (added by `download_partition`)."""
 
 # obs of a prepared benchmark data set (`prepare_dataset` renames the user's columns to these)
 BATCH: Final = "batch"
