@@ -47,7 +47,7 @@ class Output(NamedTuple):
     cell_BD: Tensor
     """Cell embedding, not normalised."""
     token_BLD: Tensor | None = None
-    """Encoder output."""
+    """Encoder output; None where only the cell embedding was needed."""
     gep_BL: Tensor | None = None
     """Gene expression prediction from each token (published name: MLM)."""
     gep_nonzero_BL: Tensor | None = None
@@ -60,3 +60,5 @@ class Output(NamedTuple):
     """Cell type logits (CLS)."""
     batch_BK: Tensor | None = None
     """Sequencing batch logits behind gradient reversal (DAR; published: DAB)."""
+    attention_BHLL: Tensor | None = None
+    """Attention maps of the layer that was asked for, queries by keys (H heads)."""

@@ -117,7 +117,8 @@ class ModelConfig(Architecture):
     max_tokens: Count = 1200
     """Longest sequence in training, `<cls>` included."""
     value_style: Literal["continuous", "category", "scaling"] = "continuous"
-    """How a value becomes a vector (published name: input_emb_style)."""
+    """How a value becomes a vector (published name: input_emb_style); "category" has a vector for
+    each bin, and for `pad_value` and `mask_value` where these lie beyond the bins."""
     cell_style: Literal["cls", "avg-pool", "w-pool"] = "cls"
     """How tokens become the cell embedding (published name: cell_emb_style)."""
     gep: bool = True
@@ -144,8 +145,10 @@ class ModelConfig(Architecture):
     """Entries of the perturbation flag embedding (3 in published models); null: none."""
     affine_gep: bool = False
     """Perturbation decoder: coefficient x input value + bias."""
-    gep_activation: str | None = None
-    """Activation of the affine decoder's output, by its torch name, as "Softplus"; null: none."""
+    gep_activation: (
+        Literal["ELU", "GELU", "LeakyReLU", "ReLU", "Sigmoid", "Softplus", "Tanh"] | None
+    ) = None
+    """Activation of the affine decoder's coefficient and bias, by its torch name; null: none."""
     gep_adaptive_bias: bool = False
     """Scale the affine decoder's bias by the cell's mean non-zero value."""
 
@@ -155,6 +158,22 @@ class ModelConfig(Architecture):
             self.dar or self.batch_labels or self.batch_norm == "domain"
         ) and self.n_batches is None:
             message = "dar, batch_labels and batch_norm: domain need n_batches"
+            raise ValueError(message)
+        beside_cells = self.batch_labels or self.n_modalities or self.explicit_zero_prob
+        if self.gepc in ("concat query", "sum query") and beside_cells:
+            message = (
+                f"gepc: {self.gepc} knows no batch_labels, n_modalities or explicit_zero_prob: "
+                "choose inner product"
+            )
+            raise ValueError(message)
+        if (self.gep_activation or self.gep_adaptive_bias) and not self.affine_gep:
+            message = "gep_activation and gep_adaptive_bias belong to affine_gep"
+            raise ValueError(message)
+        if self.affine_gep and not self.gep:
+            message = "affine_gep is a kind of gep, which is off"
+            raise ValueError(message)
+        if self.value_style == "category" and self.pad_value < 0:
+            message = f"value_style: category needs a pad_value of 0 or more, not {self.pad_value}"
             raise ValueError(message)
         return self
 
