@@ -31,7 +31,7 @@ MATCHED = HOWS[:5]
 
 _ENSEMBL = re.compile(r"(?:.+_)?(ENS[A-Z]*G\d{11})(?:\.\d+)?(?:_PAR_Y)?")
 _UPPER_CASE_ORF = re.compile(r"(C[0-9XY]+)ORF(\d+)")
-"""Open reading frames are the only human symbols with lower case; some tools write them in upper."""
+"""Open reading frames have the only human symbols with lower case, which some tools drop."""
 
 
 @cache
@@ -104,7 +104,9 @@ class GeneMatch:
             raise ValueError(message)
 
 
-def match_genes(names: Iterable[str], vocab: Vocabulary) -> GeneMatch:
+def match_genes(
+    names: Iterable[str], vocab: Vocabulary, *, symbols: Iterable[str] | None = None
+) -> GeneMatch:
     """Token ids of gene names: symbols, Ensembl ids with or without version, old names.
 
     A name is looked up as a token, then as an Ensembl id, a current, a previous and an alias
@@ -118,14 +120,20 @@ def match_genes(names: Iterable[str], vocab: Vocabulary) -> GeneMatch:
         Gene names, in any mixture of kinds.
     vocab
         Keyed by Ensembl ids or by symbols.
+    symbols
+        A second name of each gene, for those whose first one leads nowhere.
     """
     names = [str(name) for name in names]
+    symbols = names if symbols is None else [str(symbol) for symbol in symbols]
     ids = vocab.ids(names)
+    ids = np.where(ids < 0, vocab.ids(symbols), ids)
     how: list[How] = ["token" if id_ >= 0 else "unknown" for id_ in ids]
     resolve = _resolver(vocab)
     for place in np.flatnonzero(ids < 0).tolist():
         ids[place], how[place] = resolve(names[place])
-    taken: set[int] = set(vocab.ids(SPECIAL_TOKENS).tolist())
+        if ids[place] < 0:
+            ids[place], how[place] = resolve(symbols[place])
+    taken = set(vocab.ids(SPECIAL_TOKENS).tolist())
     for place in sorted(range(len(names)), key=lambda place: HOWS.index(how[place])):
         if ids[place] in taken:
             ids[place], how[place] = -1, "duplicate"
@@ -134,12 +142,11 @@ def match_genes(names: Iterable[str], vocab: Vocabulary) -> GeneMatch:
     return GeneMatch(names, ids, how)
 
 
-def gene_names(var: "pd.DataFrame") -> list[str]:
-    """Names of the genes of ``adata.var`` to match: its `FEATURE_ID` where filled in, else its index."""
-    names = [str(name) for name in var.index]
+def match_var(var: "pd.DataFrame", vocab: Vocabulary) -> GeneMatch:
+    """Token ids of the genes of an AnnData: by ``var[FEATURE_ID]`` where it is, and its index."""
     if FEATURE_ID not in var:
-        return names
-    return [str(id_) or name for id_, name in zip(var[FEATURE_ID], names, strict=True)]
+        return match_genes(var.index, vocab)
+    return match_genes(var[FEATURE_ID], vocab, symbols=var.index)
 
 
 def ensembl_id(name: str) -> str | None:

@@ -79,6 +79,11 @@ class Partition:
         """Census release, schema version, URI and filter."""
         return dict(self._read("uns")["origin"])
 
+    @cached_property
+    def max_count(self) -> float:
+        """Greatest count of the partition."""
+        return float(self._read("uns")["max_count"])
+
     def _read(self, name: str) -> Any:
         with h5py.File(self.path) as file:
             return read_elem(file[name])
@@ -108,6 +113,7 @@ class PartitionWriter:
             )  # fmt: skip
         self._row_ends = [np.zeros(1, np.int64)]
         self.n_cells_G: NDArray[np.int64] = np.zeros(n_genes, np.int64)
+        self.max_count = 0.0
 
     @property
     def nnz(self) -> int:
@@ -121,6 +127,7 @@ class PartitionWriter:
             stored.resize((self.nnz + len(values),))
             stored[self.nnz :] = values
         self.n_cells_G += np.bincount(counts.indices, minlength=len(self.n_cells_G))
+        self.max_count = max(self.max_count, float(counts.data.max(initial=0)))
         self._row_ends.append(self.nnz + counts.indptr[1:].astype(np.int64))
 
     def finish(self) -> None:
@@ -158,6 +165,6 @@ def write_partition(
             names = var[FEATURE_ID].astype(str).to_numpy()
             write_elem(file, "var", var.assign(**{N_CELLS: writer.n_cells_G}).set_axis(names))
             write_elem(file, "obs", obs)
-            write_elem(file, "uns", {"origin": origin})
+            write_elem(file, "uns", {"origin": origin, "max_count": writer.max_count})
         with whole(sidecar(path)) as digest:
             digest.write_text(f"{sha256(temporary)}  {path.name}\n")

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, issparse
 
 from scgpt_core.config import QCSettings
-from scgpt_core.keys import ASSAY, IS_PRIMARY_DATA, SOMA_JOINID
+from scgpt_core.data.partitions import Partition
+from scgpt_core.keys import ASSAY, FEATURE_LENGTH, FEATURE_NAME, IS_PRIMARY_DATA, SOMA_JOINID
 
 _BLOCK_CELLS = 4096
 _ROWS_SHOWN = 5
@@ -80,39 +81,59 @@ def _expm1(counts: csr_matrix) -> csr_matrix:
     return counts.expm1() if counts.data.max(initial=0) < 700 else counts * np.inf
 
 
-class Quality:
-    """Decides which cells pass, and counts which did not and why.
+class CleanCells:
+    """The cells of a partition that pass quality control, and a count of those that do not.
 
     Parameters
     ----------
+    partition
+        Raw counts and obs.
     settings
         Thresholds.
-    gene_names
-        (G,) symbols, from which mitochondrial genes are known by ``MT-``.
     """
 
-    def __init__(self, settings: QCSettings, gene_names: NDArray[np.str_]) -> None:
+    def __init__(self, partition: Partition, settings: QCSettings) -> None:
+        self.partition = partition
+        self.funnel = {"cells in": 0, "cells out": 0}
+        """Cells that came in, that were dropped for each reason, and that are left."""
         self._settings = settings
-        self._mito_G = np.char.startswith(np.char.upper(gene_names.astype(str)), "MT-")
+        self._full_length_N = partition.obs[ASSAY].isin(settings.full_length_assays).to_numpy()
+        names = partition.genes[FEATURE_NAME].astype(str).str.upper()
+        self._mito_G = names.str.startswith("MT-").to_numpy(float)
         self._seen: set[int] = set()
-        self.funnel: dict[str, int] = {"cells in": 0}
 
-    def keep(self, counts: csr_matrix, obs: pd.DataFrame) -> NDArray[np.bool_]:
-        """(B,), True for the cells that pass; a dropped cell counts for the first reason that fits.
+    @property
+    def max_count(self) -> float | None:
+        """Greatest count; None where counts are divided by gene lengths and are not whole."""
+        return None if self._full_length_N.any() else self.partition.max_count
 
-        Parameters
-        ----------
-        counts
-            (B, G) raw counts, without stored zeros.
-        obs
-            (B,) rows of obs: `SOMA_JOINID`, `ASSAY` and `IS_PRIMARY_DATA`.
+    def blocks(self) -> Iterator[tuple[pd.DataFrame, csr_matrix]]:
+        """Yield obs (B rows) and counts (B, G) of the cells that pass, block by block.
+
+        Raises
+        ------
+        ValueError
+            Where the values are no raw counts.
         """
+        lengths_G = self.partition.genes[FEATURE_LENGTH].to_numpy(float)
+        for first, counts in self.partition.blocks():
+            check_counts(counts, source=str(self.partition.path), first_row=first)
+            counts.eliminate_zeros()
+            rows = slice(first, first + counts.shape[0])
+            obs, full_length_B = self.partition.obs.iloc[rows], self._full_length_N[rows]
+            kept = self._keep(counts, obs)
+            if full_length_B.any():
+                counts = divide_by_length(counts, lengths_G, full_length_B)
+            yield obs[kept], counts[kept]
+
+    def _keep(self, counts: csr_matrix, obs: pd.DataFrame) -> NDArray[np.bool_]:
+        """Say which cells pass; a dropped cell counts for the first reason that fits it."""
         kept = np.ones(counts.shape[0], bool)
         self.funnel["cells in"] += len(kept)
         for reason, fault in self._faults(counts, obs):
             self.funnel[reason] = self.funnel.get(reason, 0) + int((kept & fault).sum())
             kept &= ~fault
-        self.funnel["cells out"] = self.funnel.pop("cells out", 0) + int(kept.sum())
+        self.funnel["cells out"] = self.funnel.pop("cells out") + int(kept.sum())
         return kept
 
     def _faults(
@@ -121,7 +142,7 @@ class Quality:
         """Yield each reason to drop a cell, and which cells it fits."""
         limits = self._settings
         n_genes = np.diff(counts.indptr)
-        totals = np.asarray(counts.sum(axis=1), np.float64).ravel()
+        totals = np.asarray(counts.sum(axis=1), float).ravel()
         yield "soma_joinid seen before", self._repeated(obs[SOMA_JOINID])
         yield "not primary data", ~obs[IS_PRIMARY_DATA].to_numpy(bool)
         if limits.assays is not None:
@@ -131,7 +152,7 @@ class Quality:
             yield f"more than {limits.max_genes} genes", n_genes > limits.max_genes
         yield f"fewer than {limits.min_counts} counts", totals < limits.min_counts
         if limits.max_mito_share is not None:
-            mito = np.asarray(counts @ self._mito_G.astype(np.float64)).ravel()
+            mito = np.asarray(counts @ self._mito_G).ravel()
             reason = f"more than {limits.max_mito_share:.0%} mitochondrial counts"
             yield reason, mito > limits.max_mito_share * totals
 
