@@ -74,20 +74,23 @@ class Journal:
         _keep_until(self.path, totals.step)
         self._file = self.path.open("a")
 
-    def tell_training(self, totals: Totals, terms: Mapping[str, float], **others: float) -> None:
+    def tell_training(self, totals: Totals, sums: Mapping[str, float], **others: float) -> None:
         """Write the mean terms since the last call, with speed and time left.
 
         Parameters
         ----------
+        sums
+            Of each term over the steps since the last call.
         others
             Further values by name, as the learning rate.
         """
         if self._silent:
             return
-        seconds = totals.seconds - self._last.seconds
+        steps, seconds = totals.step - self._last.step, totals.seconds - self._last.seconds
+        terms = {name: value / steps for name, value in sums.items()}
         cells_per_s = (totals.cells - self._last.cells) / seconds
         tokens_per_s = (totals.tokens - self._last.tokens) / seconds
-        left = (self._steps - totals.step) * seconds / (totals.step - self._last.step)
+        left = (self._steps - totals.step) * seconds / steps
         loss = sum(terms.values())
         logger.info(
             "step %d/%d | loss %.3f (%s) | %.0f cells/s, %s tokens/s | %s left",

@@ -112,9 +112,9 @@ def parallelize(model: ScGPT, settings: TrainerSettings, world: World) -> nn.Mod
     if settings.parallel == "ddp":
         return DistributedDataParallel(model, broadcast_buffers=False)
     mesh = _mesh(world)
-    for layer in layers:
-        fully_shard(layer, mesh=mesh)
-    return fully_shard(model, mesh=mesh)
+    for module in (*layers, model):
+        fully_shard(module, mesh=mesh)
+    return model
 
 
 def _mesh(world: World) -> DeviceMesh:
@@ -136,6 +136,8 @@ def gradient_sync(model: nn.Module, *, wanted: bool) -> Iterator[None]:
     """Within the block, backward passes exchange gradients among processes only if `wanted`."""
     if isinstance(model, FSDPModule):
         model.set_requires_gradient_sync(wanted)
-    skip = isinstance(model, DistributedDataParallel) and not wanted
-    with model.no_sync() if skip else contextlib.nullcontext():
+    if isinstance(model, DistributedDataParallel) and not wanted:
+        with model.no_sync():
+            yield
+    else:
         yield

@@ -10,13 +10,14 @@ import copy
 import logging
 import shutil
 import time
+import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from torch import distributed, nn, optim
-from torch.distributed import checkpoint
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -24,6 +25,8 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from scgpt_core.runs import read_json, sha256, write_json
 from scgpt_core.train.parallel import World
@@ -52,6 +55,8 @@ class Checkpoints:
         self._world = world
         # Collectives of the background thread must not meet those of the training step.
         self._group = distributed.new_group(backend="gloo") if world.size > 1 else None
+        if world.size == 1:  # one process is what is meant
+            warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
         if world.rank == 0:
@@ -108,10 +113,11 @@ class Checkpoints:
                 logger.warning("checkpoint %s is damaged (%s): trying the one before", path, fault)
                 continue
             state = _state_of(model, optimizer)
-            checkpoint.load(state, checkpoint_id=path)
+            load(state, checkpoint_id=path)
             set_model_state_dict(model, state["model"])
             set_optimizer_state_dict(model, optimizer, state["optimizer"])
-            return read_json(path / _PROGRESS)["progress"]
+            progress: dict[str, Any] = read_json(path / _PROGRESS)["progress"]
+            return progress
         return None
 
     def _write(self, state: dict[str, Any], progress: dict[str, Any]) -> None:
@@ -119,8 +125,8 @@ class Checkpoints:
         start = time.perf_counter()
         final = self._path(progress["step"])
         partial = final.with_name(f".{final.name}")
-        writer = checkpoint.FileSystemWriter(partial, overwrite=False)
-        checkpoint.save(state, storage_writer=writer, process_group=self._group)
+        writer = FileSystemWriter(partial, overwrite=False)
+        save(state, storage_writer=writer, process_group=self._group)
         if self._world.rank != 0:
             return
         files = {path.name: sha256(path) for path in sorted(partial.iterdir())}

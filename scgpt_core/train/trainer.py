@@ -110,7 +110,9 @@ class Trainer:
         course = settings.model_dump(mode="json", include=_COURSE)
         self.folder = state_folder / digest({**identity, "trainer": course, "seed": seed})[:12]
         self._checkpoints = Checkpoints(self.folder, keep=settings.keep_checkpoints, world=world)
-        self._best = Checkpoints(self.folder / "best", keep=1, world=world)
+        self._best: Checkpoints | None = None
+        if patience is not None:
+            self._best = Checkpoints(self.folder / "best", keep=1, world=world)
         self.totals = Totals()
         self._sums: dict[str, Tensor] = {}
 
@@ -148,8 +150,7 @@ class Trainer:
                     saved = now
             if self.totals.step > first:
                 self._save()
-            self._checkpoints.close()
-            self._best.close()
+        self._checkpoints.close()
         return self._end(stopped)
 
     def _step(self, batches: Sequence[Batch]) -> None:
@@ -170,7 +171,8 @@ class Trainer:
                     terms = self.objective(self._net, batch.to(world.device), progress)
                 parts = {name: term.float() * shares[i][name] for name, term in terms.items()}
                 loss = torch.stack(list(parts.values())).sum()
-                (loss * world.size).backward()  # since processes average their gradients
+                # Processes average their gradients, where a sum over them is due.
+                (loss * world.size).backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
             for name, part in parts.items():
                 self._sums[name] = self._sums.get(name, torch.zeros_like(part)) + part.detach()
@@ -199,13 +201,17 @@ class Trainer:
         ]
 
     def _tell(self, journal: Journal) -> None:
-        """Write the mean terms of the steps since the last call."""
+        """Write the terms of the steps since the last call."""
         self._guard.check()
         names = list(self._sums)
         sums = self.world.sum([self._sums[name].item() for name in names])
-        terms = dict(zip(names, sums, strict=True))
         rate = self._optimizer.param_groups[0]["lr"]
-        journal.tell_training(self.totals, terms, grad_norm=self._guard.norm, learning_rate=rate)
+        journal.tell_training(
+            self.totals,
+            dict(zip(names, sums, strict=True)),
+            grad_norm=self._guard.norm,
+            learning_rate=rate,
+        )
         self._sums.clear()
 
     def _judge(self, journal: Journal, evaluate: Evaluate) -> None:
@@ -216,7 +222,7 @@ class Trainer:
             splits = evaluate(self.model)
         self.model.train()
         journal.tell_evaluation(self.totals.step, splits)
-        if self._patience is not None:
+        if self._patience is not None and self._best is not None:
             value = splits[self._patience.split][self._patience.metric]
             if self._patience.judge(self.totals.step, value):
                 self._best.save(self.model, self._optimizer, self._state())
@@ -257,6 +263,8 @@ class Trainer:
 
     def _end(self, stopped: str) -> Result:
         """Say how the run ended; give the model its best weights where they were kept."""
+        if self._best is not None:
+            self._best.close()
         if not self._is_over:
             logger.warning(
                 "stopped after step %d of %d (%s) and saved: run it again to go on",
@@ -264,7 +272,7 @@ class Trainer:
                 self.steps,
                 stopped,
             )
-        elif self._patience is not None:
+        elif self._patience is not None and self._best is not None:
             self._best.restore(self.model, self._optimizer)
             logger.info("the best weights are of step %d", self._patience.best_step)
         return Result(self._is_over, self.totals, self.folder)
