@@ -53,7 +53,7 @@ class ContinuousValues(nn.Module):
         super().__init__()
         self.hidden = nn.Linear(1, width)
         self.out = nn.Linear(width, width)
-        self.norm = nn.LayerNorm(width)
+        self.out_norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, values_BL: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ class ContinuousValues(nn.Module):
 
     def _embed(self, values: Tensor) -> Tensor:
         hidden = self.hidden(values.unsqueeze(-1).clamp(max=_MAX_VALUE)).relu()
-        embedded: Tensor = self.dropout(self.norm(self.out(hidden)))
+        embedded: Tensor = self.dropout(self.out_norm(self.out(hidden)))
         return embedded
 
 

@@ -21,12 +21,13 @@ from scgpt_core.model.heads import (
     GEPHead,
     reverse_gradient,
 )
+from scgpt_core.model.hub import HubModel
 from scgpt_core.model.transformer import Layer
 
 Head = Literal["gep", "gepc", "cls", "dar"]
 
 
-class ScGPT(nn.Module):
+class ScGPT(nn.Module, HubModel):
     """The model in all its published variants (Cui et al., Nature Methods 2024).
 
     Parameters
@@ -48,6 +49,7 @@ class ScGPT(nn.Module):
         self.flag_embedding = _flag_embedding(config)
         self.batch_embedding = _batch_embedding(config)
         self.modality_embedding = _modality_embedding(config)
+        self.domain_norm = _domain_norm(config)
         self.batch_norm = _batch_norm(config)
         self.layers = nn.ModuleList(
             Layer(width, config.n_heads, config.ffn_width, config.dropout)
@@ -120,12 +122,11 @@ class ScGPT(nn.Module):
             x_BLD = gene_BLD + self.value_embedding(batch.values_BL)
         if self.flag_embedding is not None:
             x_BLD = x_BLD + self.flag_embedding(_given(batch.perturbed_BL, "perturbed_BL"))
+        if self.domain_norm is not None:
+            x_BLD = self.domain_norm(x_BLD, ~batch.padding_BL, _given(batch.batch_B, "batch_B"))
         if self.batch_norm is not None:
-            if self.config.batch_norm == "domain":
-                domain_B = _given(batch.batch_B, "batch_B")
-            else:
-                domain_B = batch.ids_BL.new_zeros(len(batch.ids_BL))
-            x_BLD = self.batch_norm(x_BLD, ~batch.padding_BL, domain_B)
+            no_domain_B = batch.ids_BL.new_zeros(len(batch.ids_BL))
+            x_BLD = self.batch_norm(x_BLD, ~batch.padding_BL, no_domain_B)
         return x_BLD
 
     def _encode(
@@ -230,9 +231,13 @@ def _modality_embedding(config: ModelConfig) -> NormedEmbedding | None:
     return NormedEmbedding(n, config.width, padding_id=n - 1) if n else None
 
 
+def _domain_norm(config: ModelConfig) -> DomainNorm | None:
+    if config.batch_norm != "domain":
+        return None
+    return DomainNorm(config.width, _count(config.n_batches), affine=False)
+
+
 def _batch_norm(config: ModelConfig) -> DomainNorm | None:
-    if config.batch_norm == "domain":
-        return DomainNorm(config.width, _count(config.n_batches), affine=False)
     return DomainNorm(config.width, 1, affine=True) if config.batch_norm == "plain" else None
 
 
