@@ -9,6 +9,7 @@ Shapes: N cells of a data set, D width of an embedding.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Final, ParamSpec
 
@@ -205,8 +206,9 @@ def plot_learning_curve(
                     markersize=3,
                     label=split,
                 )
-        for name, value in (baselines or {}).get(objective, {}).items():
-            ax.axhline(value, color=_GREY, linestyle="--", linewidth=1.2, label=name)
+        lines = (baselines or {}).get(objective, {})
+        for (name, value), dash in zip(lines.items(), cycle(("--", ":", "-.")), strict=False):
+            ax.axhline(value, color="#555555", linestyle=dash, linewidth=1.2, label=name)
         ax.set(title=objective, xlabel="optimiser step", ylabel="loss" if ax is axes[0, 0] else "")
         ax.legend()
     return figure
@@ -404,7 +406,7 @@ def plot_funnel(steps: Mapping[str, int]) -> Figure:
 
 
 @_styled
-def plot_counts(counts: Mapping[str, int], *, label: str) -> Figure:
+def plot_counts(counts: Mapping[str, int], *, label: str, shown: int = 30) -> Figure:
     """Horizontal bars of how many cells fall in each category, the largest at the top.
 
     Parameters
@@ -413,8 +415,13 @@ def plot_counts(counts: Mapping[str, int], *, label: str) -> Figure:
         Cells by category.
     label
         What the categories are.
+    shown
+        Categories that have a bar of their own; the rest share one.
     """
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    if len(ordered) > shown:
+        rest = ordered[shown:]
+        ordered = [*ordered[:shown], (f"{len(rest):,} others", sum(n for _, n in rest))]
     figure, axes = _panels(1, 1, width=5.6, height=0.9 + 0.24 * len(ordered))
     ax = axes[0, 0]
     bars = ax.barh([name for name, _ in ordered], [n for _, n in ordered], color=_BLUE, height=0.7)

@@ -1,0 +1,176 @@
+"""What the report says in words: tables and sentences made from the numbers, whoever wins.
+
+Nothing here knows the outcome of a benchmark: a method is called better only where its mean is,
+and the simple baselines stand in every comparison.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+TIE: Final = 0.005
+"""Smaller differences of a score count as a tie."""
+_KINDS: Final = {
+    "baseline": "a simple baseline",
+    "random": "a control, the same network with random weights: what pretraining adds is above it",
+    "embed": "the pretrained model as it is, which was not trained on these cells",
+    "finetune": "the model trained further on these cells and their batches",
+}
+"""What a method is, by the rule that runs it."""
+
+
+def cells_left(funnel: Mapping[str, int]) -> dict[str, int]:
+    """Cells that are left after each check of quality control, in its order.
+
+    Parameters
+    ----------
+    funnel
+        Of a corpus's manifest: "cells in", cells dropped for each reason, "cells out".
+    """
+    left = funnel["cells in"]
+    steps = {"cells of the query": left}
+    for reason, n_cells in funnel.items():
+        if reason not in ("cells in", "cells out"):
+            left -= n_cells
+            steps[f"− {reason}"] = left
+    return steps
+
+
+def say_corpus(manifest: Mapping[str, Any]) -> str:
+    """Say in Markdown how many cells a corpus has, from where, and which are held out."""
+    cells_in, n_cells = manifest["funnel"]["cells in"], manifest["n_cells"]
+    said = (
+        f"The corpus **{manifest['corpus']}** has **{n_cells:,} cells**, {n_cells / cells_in:.1%} "
+        f"of the {cells_in:,} that the query gave, with {manifest['nnz'] / n_cells:,.0f} genes in "
+        "a cell on average. "
+    )
+    split = manifest["split"]
+    if not split["heldout"]:
+        return said + "No cells are held out of training."
+    what = {"dataset_id": "data set", "donor_id": "donor"}[split["by"]]
+    groups = _plural(len(split["heldout"]), f"whole {what}")
+    return said + (
+        f"{split['heldout_cells']:,} of them ({split['heldout_cells'] / n_cells:.1%}) are held out "
+        f"of training, {groups}: a model is judged on cells of a {what} that it has not seen."
+    )
+
+
+def say_loss(model: float, baseline: float, *, baseline_name: str) -> str:
+    """Say in Markdown whether a model's loss is below that of a simple predictor."""
+    share = (baseline - model) / baseline
+    if abs(share) < TIE:
+        verdict = f"as good as {baseline_name}"
+    elif share > 0:
+        verdict = f"**{share:.1%} better** than {baseline_name}"
+    else:
+        verdict = f"**{-share:.1%} worse** than {baseline_name}"
+    return f"{verdict} ({model:.3f} against {baseline:.3f})"
+
+
+def say_methods(methods: Mapping[str, Mapping[str, Any]]) -> str:
+    """List the methods in Markdown, each with what kind it is.
+
+    Parameters
+    ----------
+    methods
+        Rows of methods.tsv, by name.
+    """
+    lines = []
+    for row in methods.values():
+        kind = _KINDS["random" if row.get("init") == "random" else row["rule"]]
+        labels = "; it sees the cell types that it is scored on" if row.get("uses_labels") else ""
+        lines.append(f"- **{row['title']}**: {kind}{labels}")
+    return "\n".join(lines)
+
+
+def rank_methods(
+    summary: pd.DataFrame, *, dataset: str, metric: str, baselines: Collection[str]
+) -> pd.DataFrame:
+    """Methods of one data set from best to worst, beside the best simple baseline.
+
+    Parameters
+    ----------
+    summary
+        As `summarise_scores` gives it: dataset, method, metric, mean, low, high, n_seeds.
+    dataset, metric
+        Which of them; greater values are better.
+    baselines
+        Methods that count as simple baselines.
+
+    Returns
+    -------
+    Index method; mean, low and high (95 % interval, missing for one seed), n_seeds, baseline
+    (bool), and gain: the mean less that of the best baseline, missing where there is none.
+    """
+    part = summary[(summary["dataset"] == dataset) & (summary["metric"] == metric)]
+    ranking = part.set_index("method")[["mean", "low", "high", "n_seeds"]]
+    ranking["baseline"] = ranking.index.isin(list(baselines))
+    ranking["gain"] = ranking["mean"] - ranking.loc[ranking["baseline"], "mean"].max()
+    return ranking.sort_values("mean", ascending=False)
+
+
+def say_winner(ranking: pd.DataFrame, *, dataset: str, metric: str) -> str:
+    """Say in Markdown who is best on one data set, by how much, and how sure that is.
+
+    Parameters
+    ----------
+    ranking
+        As `rank_methods` gives it, with the methods' titles as index.
+    dataset, metric
+        Their names, for the sentence.
+    """
+    best = ranking.iloc[0]
+    said = f"On **{dataset}**, **{best.name}** has the highest {metric} ({_value(best)})"
+    others = ranking[ranking["baseline"] != best["baseline"]]
+    if others.empty:
+        return f"{said}. {_how_sure(ranking, None)}"
+    other = others.iloc[0]
+    gap = best["mean"] - other["mean"]
+    kind = "model" if best["baseline"] else "simple baseline"
+    if gap < TIE:
+        said += f", and the best {kind}, {other.name} ({_value(other)}), is as good"
+    elif best["baseline"]:
+        said += f": a simple baseline wins, {gap:.3f} above the best {kind}"
+        said += f", {other.name} ({_value(other)})"
+    else:
+        said += f", {gap:.3f} above the best {kind}, {other.name} ({_value(other)})"
+    return f"{said}. {_how_sure(ranking, other)}"
+
+
+def score_matrix(
+    summary: pd.DataFrame, *, dataset: str, metrics: Collection[str], sort_by: str
+) -> pd.DataFrame:
+    """Mean scores of one data set: methods (the best first by `sort_by`) x metrics as given.
+
+    Parameters
+    ----------
+    summary
+        As `summarise_scores` gives it.
+    dataset, metrics, sort_by
+        Which of them.
+    """
+    part = summary[summary["dataset"] == dataset]
+    matrix = part.pivot_table(index="method", columns="metric", values="mean")
+    return matrix.reindex(columns=list(metrics)).sort_values(sort_by, ascending=False)
+
+
+def _value(row: pd.Series) -> str:
+    interval = "" if np.isnan(row["low"]) else f", {row['low']:.3f} to {row['high']:.3f}"
+    return f"{row['mean']:.3f}{interval}"
+
+
+def _how_sure(ranking: pd.DataFrame, other: pd.Series | None) -> str:
+    """Say what the intervals are of, and whether those of the best and of another overlap."""
+    best, n_seeds = ranking.iloc[0], int(ranking["n_seeds"].min())
+    if np.isnan(best["low"]) or (other is not None and np.isnan(other["low"])):
+        return "One seed was run: how much chance there is in the difference is not known."
+    said = f"Ranges are 95 % intervals over {_plural(n_seeds, 'seed')}"
+    if other is not None and best["low"] <= other["high"]:
+        return f"{said}; the two overlap, so the order may be chance."
+    return f"{said}."
+
+
+def _plural(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -1,0 +1,139 @@
+"""Sentences of the report are true of the numbers, whoever wins."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from scgpt_core import findings
+
+NAN = float("nan")
+
+
+def summary(**means: float | tuple[float, float, float]) -> pd.DataFrame:
+    """Means, or (mean, low, high), of Overall on data set d by method."""
+    rows = []
+    for method, value in means.items():
+        mean, low, high = value if isinstance(value, tuple) else (value, NAN, NAN)
+        rows.append(("d", method, "overall", mean, low, high, 1 if np.isnan(low) else 5))
+    return pd.DataFrame(
+        rows, columns=["dataset", "method", "metric", "mean", "low", "high", "n_seeds"]
+    )
+
+
+def say(table: pd.DataFrame) -> str:
+    baselines = {"HVG", "Harmony"}
+    ranking = findings.rank_methods(table, dataset="d", metric="overall", baselines=baselines)
+    return findings.say_winner(ranking, dataset="d", metric="Overall")
+
+
+def test_the_ranking_is_from_best_to_worst_with_gains_over_the_best_baseline() -> None:
+    ranking = findings.rank_methods(
+        summary(HVG=0.5, Harmony=0.6, scGPT=0.75),
+        dataset="d",
+        metric="overall",
+        baselines=["HVG", "Harmony"],
+    )
+    assert list(ranking.index) == ["scGPT", "Harmony", "HVG"]
+    np.testing.assert_allclose(ranking["gain"], [0.15, 0, -0.1])
+    assert list(ranking["baseline"]) == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("means", "said"),
+    [
+        (
+            {"HVG": 0.5, "Harmony": 0.6, "scGPT": 0.75},
+            (
+                "**scGPT** has the highest Overall (0.750), 0.150 above the best simple baseline, "
+                "Harmony (0.600)."
+            ),
+        ),
+        (
+            {"HVG": 0.5, "Harmony": 0.8, "scGPT": 0.75, "random": 0.7},
+            (
+                "**Harmony** has the highest Overall (0.800): a simple baseline wins, 0.050 above the "
+                "best model, scGPT (0.750)."
+            ),
+        ),
+        (
+            {"Harmony": 0.8, "scGPT": 0.797},
+            (
+                "**Harmony** has the highest Overall (0.800), and the best model, scGPT (0.797), is as "
+                "good."
+            ),
+        ),
+        ({"scGPT": 0.7}, "**scGPT** has the highest Overall (0.700)."),
+    ],
+)
+def test_the_winner_is_named_with_the_gap_to_the_other_kind(
+    means: dict[str, float], said: str
+) -> None:
+    assert said in say(summary(**means))
+    assert "One seed was run" in say(summary(**means))
+
+
+def test_overlapping_intervals_are_called_so() -> None:
+    apart = say(summary(Harmony=(0.6, 0.58, 0.62), scGPT=(0.7, 0.68, 0.72)))
+    assert "scGPT** has the highest Overall (0.700, 0.680 to 0.720)" in apart
+    assert apart.endswith("Ranges are 95 % intervals over 5 seeds.")
+    near = say(summary(Harmony=(0.6, 0.5, 0.69), scGPT=(0.7, 0.68, 0.72)))
+    assert near.endswith("the two overlap, so the order may be chance.")
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (8.0, "**20.0% better** than the mean (8.000 against 10.000)"),
+        (11.0, "**10.0% worse** than the mean (11.000 against 10.000)"),
+        (10.01, "as good as the mean (10.010 against 10.000)"),
+    ],
+)
+def test_losses_are_compared_as_they_are(model: float, said: str) -> None:
+    assert findings.say_loss(model, 10.0, baseline_name="the mean") == said
+
+
+def test_methods_are_listed_with_their_kind() -> None:
+    said = findings.say_methods(
+        {
+            "harmony": {"title": "Harmony", "rule": "baseline", "uses_labels": False},
+            "r": {"title": "Random", "rule": "embed", "init": "random", "uses_labels": False},
+            "f": {"title": "Tuned", "rule": "finetune", "init": "pretrained", "uses_labels": True},
+        }
+    ).splitlines()
+    assert said[0] == "- **Harmony**: a simple baseline"
+    assert said[1].startswith("- **Random**: a control")
+    assert said[2].endswith("it sees the cell types that it is scored on")
+
+
+def test_the_score_matrix_has_methods_by_metrics_best_first() -> None:
+    rows = [
+        ("d", "a", "nmi", 0.5),
+        ("d", "a", "overall", 0.1),
+        ("d", "b", "overall", 0.2),
+        ("e", "a", "nmi", 1.0),
+    ]
+    table = pd.DataFrame(rows, columns=["dataset", "method", "metric", "mean"])
+    matrix = findings.score_matrix(
+        table, dataset="d", metrics=["overall", "nmi"], sort_by="overall"
+    )
+    assert list(matrix.index) == ["b", "a"]
+    np.testing.assert_array_equal(matrix.to_numpy(), [[0.2, NAN], [0.1, 0.5]])
+
+
+FUNNEL = {"cells in": 100, "not primary data": 10, "fewer than 200 genes": 0, "cells out": 90}
+
+
+def test_the_funnel_becomes_what_is_left() -> None:
+    left = {"cells of the query": 100, "− not primary data": 90, "− fewer than 200 genes": 90}
+    assert findings.cells_left(FUNNEL) == left
+
+
+def test_the_corpus_is_told_with_what_is_held_out() -> None:
+    split = {"by": "donor_id", "heldout": [["a", "1"], ["b", "2"]], "heldout_cells": 9}
+    manifest = {"corpus": "c", "n_cells": 90, "nnz": 900, "funnel": FUNNEL, "split": split}
+    said = findings.say_corpus(manifest)
+    assert "**90 cells**, 90.0% of the 100" in said
+    assert "10 genes in a cell" in said
+    assert "9 of them (10.0%) are held out of training, 2 whole donors" in said
+    nothing = findings.say_corpus(manifest | {"split": split | {"heldout": []}})
+    assert nothing.endswith("No cells are held out of training.")
