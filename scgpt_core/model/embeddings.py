@@ -70,18 +70,18 @@ class ContinuousValues(nn.Module):
 
 
 class DomainNorm(nn.Module):
-    """Batch norm over real tokens, with statistics of its own for each domain (DSBN), or with one.
+    """Batch norm with statistics of its own for each domain (DSBN), or with one set of them.
 
-    The published code normalises a whole mini-batch by the domain of its first cell, pads included;
-    here each cell has its own domain's statistics and pads count for nothing. The two agree on
-    mini-batches of one domain without pads.
+    The published code normalises a whole mini-batch by the domain of its first cell; here each cell
+    has its own domain's statistics, which is the same on mini-batches of one domain. In training
+    the statistics run over all L positions, pads included, as published.
 
     Parameters
     ----------
     width
         D.
     n_domains
-        Sequencing batches; 1 is plain batch norm.
+        K, sequencing batches; 1 is plain batch norm.
     affine
         Learn a scale and a shift (plain batch norm does, DSBN does not).
     """
@@ -92,10 +92,10 @@ class DomainNorm(nn.Module):
         self.domains = nn.ModuleList(nn.BatchNorm1d(width, affine=affine) for _ in range(n_domains))
         self.affine = affine
 
-    def forward(self, x_BLD: Tensor, real_BL: Tensor, domain_B: Tensor) -> Tensor:
+    def forward(self, x_BLD: Tensor, domain_B: Tensor) -> Tensor:
         """Normalise `x_BLD`; in training by the mini-batch's statistics, which it also records."""
         if self.training:
-            mean_KD, variance_KD = self._observe(x_BLD, real_BL, domain_B)
+            mean_KD, variance_KD = self._observe(x_BLD, domain_B)
         else:
             mean_KD = self._stack("running_mean")
             variance_KD = self._stack("running_var")
@@ -109,14 +109,14 @@ class DomainNorm(nn.Module):
     def _stack(self, name: str) -> Tensor:
         return torch.stack([getattr(domain, name) for domain in self.domains])
 
-    def _observe(self, x_BLD: Tensor, real_BL: Tensor, domain_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and biased variance of each domain's real tokens."""
-        n_domains, width = len(self.domains), x_BLD.shape[-1]
-        n_K = x_BLD.new_zeros(n_domains).index_add(0, domain_B, real_BL.sum(1).to(x_BLD.dtype))
+    def _observe(self, x_BLD: Tensor, domain_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and biased variance of each domain's tokens in this mini-batch."""
+        n_domains, (_, n_tokens, width) = len(self.domains), x_BLD.shape
+        n_K = x_BLD.new_zeros(n_domains).index_add(0, domain_B, x_BLD.new_ones(len(domain_B)))
+        n_K = n_K * n_tokens
 
         def mean(x_BLD: Tensor) -> Tensor:
-            total_BD = torch.where(real_BL[..., None], x_BLD, 0.0).sum(1)
-            total_KD = x_BLD.new_zeros(n_domains, width).index_add(0, domain_B, total_BD)
+            total_KD = x_BLD.new_zeros(n_domains, width).index_add(0, domain_B, x_BLD.sum(1))
             return total_KD / n_K.clamp(min=1)[:, None]
 
         mean_KD = mean(x_BLD)

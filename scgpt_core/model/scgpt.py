@@ -123,10 +123,9 @@ class ScGPT(nn.Module, HubModel):
         if self.flag_embedding is not None:
             x_BLD = x_BLD + self.flag_embedding(_given(batch.perturbed_BL, "perturbed_BL"))
         if self.domain_norm is not None:
-            x_BLD = self.domain_norm(x_BLD, ~batch.padding_BL, _given(batch.batch_B, "batch_B"))
+            x_BLD = self.domain_norm(x_BLD, _given(batch.batch_B, "batch_B"))
         if self.batch_norm is not None:
-            no_domain_B = batch.ids_BL.new_zeros(len(batch.ids_BL))
-            x_BLD = self.batch_norm(x_BLD, ~batch.padding_BL, no_domain_B)
+            x_BLD = self.batch_norm(x_BLD, batch.ids_BL.new_zeros(len(batch.ids_BL)))
         return x_BLD
 
     def _encode(

@@ -1,0 +1,179 @@
+"""The published numbers: outputs, losses and gradients that the published code computed.
+
+`SCGPT_GOLDEN` names another folder of them; nothing here knows their sizes.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from scgpt_core.batch import Batch, Output
+from scgpt_core.checkpoint import import_published, load_checkpoint, load_weights
+from scgpt_core.model import ScGPT
+from scgpt_core.published import read_config, to_ours
+from scgpt_core.runs import read_json
+from scgpt_core.train.losses import (
+    elastic_cell_similarity,
+    masked_mse,
+    masked_relative_error,
+    zero_nll,
+)
+
+GOLDEN = Path(os.environ.get("SCGPT_GOLDEN", Path(__file__).parents[1] / "golden"))
+VARIANTS = sorted(path.parent.name for path in GOLDEN.glob("*/config.json"))
+TRAINED = [v for v in VARIANTS if "loss_total" in load_file(GOLDEN / v / "arrays.safetensors")]
+ECS_THRESHOLD = 0.3  # the published constructor's default
+
+
+def assert_agrees(ours: Tensor | None, theirs: Tensor, *, tolerance: float = 1e-5) -> None:
+    """Equal within `tolerance` of the largest value, and absolutely below 1."""
+    assert ours is not None
+    largest = max(1.0, float(theirs.abs().max()))
+    torch.testing.assert_close(ours.detach(), theirs, rtol=0, atol=tolerance * largest)
+
+
+class Golden:
+    """One variant: our model with the published weights, the inputs, the stored numbers."""
+
+    def __init__(self, variant: str) -> None:
+        settings: dict[str, Any] = read_json(GOLDEN / variant / "config.json")
+        args = {
+            "nheads": settings["nhead"],
+            "pad_value": settings["pad_value"],
+            "n_bins": settings["class_kwargs"].get("n_input_bins", 51),
+            "dropout": 0.0,
+            **settings["class_kwargs"],
+        }
+        published = load_file(GOLDEN / variant / "weights.safetensors")
+        weights = {to_ours(name): tensor for name, tensor in published.items()}
+        config = read_config(args, weights, pad_id=settings["pad_id"], cls_id=settings["cls_id"])
+        self.model = ScGPT(config).eval()
+        self.report = load_weights(self.model, weights)
+        self.arrays = load_file(GOLDEN / variant / "arrays.safetensors")
+        self.real_BL = ~self.arrays["padding_mask"]
+
+    def batch(self, values: str = "values") -> Batch:
+        return Batch(
+            ids_BL=self.arrays["ids"],
+            values_BL=self.arrays[values],
+            padding_BL=self.arrays["padding_mask"],
+            batch_B=self.arrays.get("batch_labels"),
+            modality_BL=self.arrays.get("mod_types"),
+            perturbed_BL=self.arrays.get("pert_flags"),
+        )
+
+
+def as_published(golden: Golden, output: Output) -> dict[str, Tensor | None]:
+    """Our output under the published names."""
+    model, cell_BD = golden.model, output.cell_BD
+    if model.config.cell_style == "avg-pool":
+        # The published mean runs over all L positions, pads (zeros) included; ours over real ones.
+        cell_BD = cell_BD * golden.real_BL.float().mean(1, keepdim=True)
+        gepc = model.gepc_head(cell_BD, model.gene_embedding(golden.arrays["ids"]))
+        output = output._replace(class_BC=model.class_head(cell_BD), gepc_BL=gepc.value_BL)
+    return {
+        "cell_emb": cell_BD,
+        "encoder_output": output.token_BLD,
+        "mlm_output": output.gep_BL,
+        "mlm_zero_probs": output.gep_nonzero_BL,
+        "mvc_output": output.gepc_BL,
+        "mvc_zero_probs": output.gepc_nonzero_BL,
+        "cls_output": output.class_BC,
+        "dab_output": output.batch_BK,
+        "loss_ecs": elastic_cell_similarity(cell_BD, ECS_THRESHOLD),
+    }
+
+
+def test_all_variants_are_there() -> None:
+    assert len(VARIANTS) >= 13
+    assert {"base", "integration"} <= set(TRAINED)
+
+
+@pytest.mark.parametrize("attention", ["plain", "sdpa"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_outputs(variant: str, attention: str) -> None:
+    golden = Golden(variant)
+    golden.model.attention = attention
+    with torch.no_grad():
+        ours = as_published(golden, golden.model(golden.batch()))
+    stored = set(ours) & set(golden.arrays)
+    assert {"mlm_output", "cls_output", "loss_ecs"} <= stored
+    assert ("mvc_output" in stored) == (golden.model.gepc_head is not None)
+    for name in stored:
+        theirs = golden.arrays[name]
+        mine = ours[name]
+        assert mine is not None, name
+        if theirs.shape[:2] == golden.real_BL.shape:
+            mine, theirs = mine[golden.real_BL], theirs[golden.real_BL]
+        assert_agrees(mine, theirs)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_no_weight_is_lost(variant: str) -> None:
+    golden = Golden(variant)
+    assert not golden.report.missing
+    assert not golden.report.unexpected
+    assert not golden.report.mismatched
+
+
+def training_terms(golden: Golden) -> dict[str, Tensor]:
+    """The published integration step, in training mode without dropout (batch norm observes)."""
+    golden.model.train()
+    arrays, batch = golden.arrays, golden.batch("masked_values")
+    output: Output = golden.model(batch)
+    target, hidden = arrays["values"], arrays["mask"]
+    assert output.gep_BL is not None
+    assert output.gepc_BL is not None
+    terms = {
+        "loss_gep": masked_mse(output.gep_BL, target, hidden),
+        "loss_mvc": masked_mse(output.gepc_BL, target, hidden),
+        "loss_ecs_train": 10 * elastic_cell_similarity(output.cell_BD, ECS_THRESHOLD),
+        "metric_mre": masked_relative_error(output.gep_BL, target, hidden),
+    }
+    if output.gep_nonzero_BL is not None and output.gepc_nonzero_BL is not None:
+        terms["loss_gep_zero"] = zero_nll(output.gep_nonzero_BL, target, hidden)
+        terms["loss_mvc_zero"] = zero_nll(output.gepc_nonzero_BL, target, hidden)
+    if output.batch_BK is not None:
+        terms["loss_dab"] = F.cross_entropy(output.batch_BK, arrays["batch_labels"])
+    return terms
+
+
+@pytest.mark.parametrize("variant", TRAINED)
+def test_training_step(variant: str) -> None:
+    golden = Golden(variant)
+    terms = training_terms(golden)
+    for name, term in terms.items():
+        assert_agrees(term, golden.arrays[name])
+    total = sum(term for name, term in terms.items() if name.startswith("loss_"))
+    assert isinstance(total, Tensor)
+    assert_agrees(total, golden.arrays["loss_total"])
+    total.backward()
+    gradients = {k.removeprefix("grad:"): v for k, v in golden.arrays.items() if "grad:" in k}
+    assert gradients
+    for name, gradient in gradients.items():
+        assert_agrees(golden.model.get_parameter(to_ours(name)).grad, gradient, tolerance=1e-4)
+
+
+def test_generated() -> None:
+    golden = Golden("base")
+    batch = golden.batch()
+    with torch.no_grad():
+        cell_BD = golden.model(batch, heads=()).cell_BD
+        generated = golden.model(batch, heads={"gep"}, prompt_BD=cell_BD).gep_BL
+    real = golden.real_BL
+    assert_agrees(generated[real], golden.arrays["generated"][real])
+
+
+def test_both_spellings_give_one_model() -> None:
+    torch_keys = load_checkpoint(GOLDEN / "official_torch_keys", device="cpu")
+    flash_keys = import_published(GOLDEN / "official_flash_keys", device="cpu")
+    assert torch_keys.digest == flash_keys.digest
+    assert torch_keys.report.unexpected == ()
+    assert flash_keys.report.unexpected == ("flag_encoder.weight",)
+    assert torch_keys.vocab.digest == flash_keys.vocab.digest
