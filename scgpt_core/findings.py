@@ -130,12 +130,12 @@ def say_winner(ranking: pd.DataFrame, *, dataset: str, metric: str) -> str:
     gap = best["mean"] - other["mean"]
     kind = "model" if best["baseline"] else "simple baseline"
     if gap < TIE:
-        said += f", and the best {kind}, {other.name} ({_value(other)}), is as good"
+        said += f", and the best {kind}, **{other.name}** ({_value(other)}), is as good"
     elif best["baseline"]:
         said += f": a simple baseline wins, {gap:.3f} above the best {kind}"
-        said += f", {other.name} ({_value(other)})"
+        said += f", **{other.name}** ({_value(other)})"
     else:
-        said += f", {gap:.3f} above the best {kind}, {other.name} ({_value(other)})"
+        said += f", {gap:.3f} above the best {kind}, **{other.name}** ({_value(other)})"
     return f"{said}. {_how_sure(ranking, other)}"
 
 

@@ -7,6 +7,7 @@ category takes the first colour again with another marker, and unknown cells are
 Shapes: N cells of a data set, D width of an embedding.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from itertools import cycle
@@ -108,7 +109,10 @@ def compute_umap(
     -------
     float32 (N, 2).
     """
-    from umap import UMAP  # slow to import: compiles on import
+    with warnings.catch_warnings():  # of what UMAP could do with packages that it does without
+        warnings.filterwarnings("ignore", "Tensorflow not installed", ImportWarning)
+        warnings.filterwarnings("ignore", "IProgress not found")
+        from umap import UMAP  # here, because it takes seconds
 
     reducer = UMAP(n_neighbors=min(neighbours, len(emb_ND) - 1), random_state=seed, n_jobs=1)
     return np.asarray(reducer.fit_transform(emb_ND), dtype=np.float32)
@@ -233,10 +237,10 @@ def plot_scores(
         Titles of methods that are simple baselines.
     """
     n_rows, n_columns = table.shape
-    figure = Figure(figsize=(1.9 + 0.72 * n_columns, 1.5 + 0.32 * n_rows), layout="constrained")
+    figure = Figure(figsize=(1.9 + 0.64 * n_columns, 1.5 + 0.32 * n_rows), layout="constrained")
     ax = figure.subplots()
     values = table.to_numpy(dtype=float)
-    low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
+    low, high = np.fmin.reduce(values), np.fmax.reduce(values)  # NaN where all are
     shade = (values - low) / np.where(high > low, high - low, 1)
     ax.imshow(shade, cmap="Blues", vmin=-0.1, vmax=1.5, aspect="auto")
     for (row, column), value in np.ndenumerate(values):

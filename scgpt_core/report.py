@@ -1,5 +1,6 @@
 """Pages of the report: a notebook is run on artefacts and rendered as one HTML file."""
 
+import logging
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,8 @@ from nbconvert import HTMLExporter
 from traitlets.config import Config
 
 from scgpt_core.runs import whole
+
+logger = logging.getLogger(__name__)
 
 
 def render_page(
@@ -25,7 +28,7 @@ def render_page(
 
     The kernel is this interpreter, wherever `PATH` leads. The page loads nothing from the network:
     pictures are in it, code is folded. Paths are as in `parameters`; those of the template and of
-    the machine are left out.
+    the machine are left out; warnings go to the log.
 
     Parameters
     ----------
@@ -54,6 +57,7 @@ def render_page(
         )
     for path in ("input_path", "output_path"):
         del done.metadata.papermill[path]
+    _log_warnings(done)
     exporter = HTMLExporter(
         template_name="page", extra_template_basedirs=[str(Path(template).parent)]
     )
@@ -62,6 +66,17 @@ def render_page(
         nbformat.write(done, file)
     with whole(html) as file:
         file.write_text(body)
+
+
+def _log_warnings(notebook: nbformat.NotebookNode) -> None:
+    """Move what the cells wrote to stderr from the page to the log."""
+    for cell in notebook.cells:
+        if cell.cell_type != "code":
+            continue
+        for output in cell.outputs:
+            if output.get("name") == "stderr":
+                logger.warning("cell %s: %s", cell.id, output.text)
+        cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
 
 
 def _kernel_config(folder: str) -> Config:

@@ -45,21 +45,21 @@ def test_the_ranking_is_from_best_to_worst_with_gains_over_the_best_baseline() -
             {"HVG": 0.5, "Harmony": 0.6, "scGPT": 0.75},
             (
                 "**scGPT** has the highest Overall (0.750), 0.150 above the best simple baseline, "
-                "Harmony (0.600)."
+                "**Harmony** (0.600)."
             ),
         ),
         (
             {"HVG": 0.5, "Harmony": 0.8, "scGPT": 0.75, "random": 0.7},
             (
                 "**Harmony** has the highest Overall (0.800): a simple baseline wins, 0.050 above "
-                "the best model, scGPT (0.750)."
+                "the best model, **scGPT** (0.750)."
             ),
         ),
         (
             {"Harmony": 0.8, "scGPT": 0.797},
             (
-                "**Harmony** has the highest Overall (0.800), and the best model, scGPT (0.797), "
-                "is as good."
+                "**Harmony** has the highest Overall (0.800), and the best model, **scGPT** "
+                "(0.797), is as good."
             ),
         ),
         ({"scGPT": 0.7}, "**scGPT** has the highest Overall (0.700)."),

@@ -79,6 +79,12 @@ def test_the_score_table_marks_the_best_and_what_is_missing() -> None:
     assert styles == {"HVG + PCA": "italic", "scGPT, zero-shot": "normal"}
 
 
+def test_a_metric_that_is_not_defined_at_all_has_dashes() -> None:
+    table = pd.DataFrame({"PCR": [np.nan, np.nan]}, index=["a", "b"])
+    (ax,) = plots.plot_scores(table, groups={"PCR": "batches"}).axes
+    assert texts(ax) == ["–", "–", "batches"]
+
+
 def test_the_ranking_gives_the_difference_from_the_best_baseline() -> None:
     runs = pd.DataFrame(
         [
@@ -165,7 +171,6 @@ def test_drawing_leaves_the_users_style_alone() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:Tensorflow not installed:ImportWarning")
 def test_a_layout_is_seeded_and_keeps_groups_apart() -> None:
     rng = np.random.default_rng(0)
     emb_ND = np.concatenate([rng.normal(c, 0.1, (40, 5)) for c in (0, 5)]).astype("f4")
