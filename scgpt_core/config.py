@@ -36,6 +36,8 @@ class CensusSettings(Settings):
     """Download jobs that run at once, at most (the hosted Census is a shared service)."""
     attempts: Count = 5
     """Tries of one read before a network fault fails the job; the wait doubles from one second."""
+    tiledb: dict[str, str] = Field(default_factory=dict)
+    """Options of TileDB, as `vfs.s3.proxy_host: proxy.example.org`."""
 
 
 class QCSettings(Settings):
@@ -65,6 +67,8 @@ class ShardSettings(Settings):
 
     min_cells_per_gene: Count = 1
     """Genes in fewer cells of the corpus get no token (a published vocabulary is kept whole)."""
+    published_vocab: Path | None = None
+    """A published vocab.json to take instead of the corpus's own genes, to go on from its model."""
     heldout_by: Literal["donor_id", "dataset_id"] = "donor_id"
     """Held-out cells are whole donors or whole data sets, never cells alone."""
     heldout_share: Share = 0.1
@@ -296,6 +300,26 @@ class IntegrationSettings(Settings):
 # ------------------------------------------------------------------------------ index, benchmark
 
 
+class MappingSettings(Settings):
+    """How labels go from reference cells to a query; a change of these builds no index anew."""
+
+    neighbours: Count = 15
+    """k of the label vote."""
+    label_column: str = "cell_type"
+    """obs column that is transferred."""
+    frequency_correction: Share = 0.5
+    """Votes are divided by the label's share of the reference to this power; 0: they count as are."""
+    calibrate_across: str | None = "dataset_id"
+    """obs column: confidence and novelty are measured on neighbours of another one of these, as a
+    query is of none of them; null: on all neighbours."""
+    unknown_below: Share = 0.5
+    """Queries whose winning label has less confidence are called unknown."""
+    novelty_quantile: Share = 0.99
+    """Queries farther away than this quantile of the reference's own neighbours are novel."""
+    report_columns: tuple[str, ...] = ("cell_type", "tissue_general", "disease", "donor_id")
+    """obs columns of the neighbours that stand beside the predictions."""
+
+
 class IndexSettings(Settings):
     """Reference index and mapping."""
 
@@ -303,20 +327,13 @@ class IndexSettings(Settings):
     """faiss index description; auto: exact below 100,000 cells, IVF with fast-scan codes above."""
     nprobe: Count = 16
     """Lists visited by a query (IVF only)."""
-    neighbours: Count = 15
-    """k of the label vote."""
-    label_column: str = "cell_type"
-    """obs column that is transferred."""
-    unknown_below: Share = 0.5
-    """Queries whose winning label has less confidence are called unknown."""
-    novelty_quantile: Share = 0.99
-    """Queries farther away than this quantile of the reference's own neighbours are novel."""
     min_recall: Share = 0.3
-    """recall@10 against the exact index under which building fails."""
-    recall_queries: Count = 1000
-    """Held-out cells that recall is measured on, at most."""
+    """recall@10 against exact search under which building fails."""
+    sample_cells: Count = 2000
+    """Reference cells, kept from training, that recall and confidence are measured on, at most."""
     queries: tuple[Name, ...] = ()
     """Data sets to map."""
+    mapping: MappingSettings = MappingSettings()
 
 
 class BenchmarkSettings(Settings):
@@ -367,12 +384,47 @@ class CorpusRow(Settings):
 
     corpus: Name
     census: str
-    """A Census release (an LTS date, "stable", "latest"), a local SOMA path, or "demo"."""
+    """A Census release (a date, "stable", "latest"), the path of a local SOMA collection, or a table
+    (.tsv) of h5ad files, of which a local Census is made."""
     organism: str
     """As the Census spells it: homo_sapiens."""
     obs_value_filter: str
     """Which cells, in the Census's filter language."""
     description: str = ""
+
+
+class SourceRow(Settings):
+    """A row of a table of h5ad files that make a local Census, as resources/demo_census.tsv.
+
+    What describes the cells is the same for all of them, or ``obs:NAME``: as column NAME says.
+    """
+
+    dataset_id: Name
+    """Of the data set in the Census; rows of one data set may be several."""
+    path: str
+    """h5ad with raw counts, relative to the repository or absolute."""
+    layer: str | None = None
+    """Where the raw counts are: a layer, or "raw" for ``adata.raw``; empty: X."""
+    cells: str | None = None
+    """pandas query on obs that keeps cells; empty: all."""
+    primary: str | None = None
+    """pandas query on obs: the cells whose primary copy this is (`is_primary_data`); empty: all."""
+    assay: str
+    """As the Census spells it."""
+    donor_id: str
+    """Donor; unique in its data set."""
+    suspension_type: str
+    """cell, nucleus or na."""
+    tissue_general: str
+    """As the Census spells it."""
+    disease: str
+    """As the Census spells it; normal for healthy donors."""
+    cell_type: str = "unknown"
+    """Label by an expert; harmonised by resources/cell_types.tsv."""
+    title: str = ""
+    """Of the data set."""
+    citation: str = ""
+    """Of the data set."""
 
 
 class ModelRow(Settings):
@@ -394,10 +446,12 @@ class DatasetRow(Settings):
     """h5ad, relative to the repository or absolute, or a URL."""
     sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
     """Of the file; needed for a URL."""
+    layer: str | None = None
+    """Where the raw counts are: a layer, or "raw" for ``adata.raw``; empty: X."""
     batch_key: str | None = None
-    """obs column of the batch."""
+    """obs column of the batch; empty: all cells are of one."""
     label_key: str | None = None
-    """obs column of the cell type."""
+    """obs column of the cell type; empty: all are unknown."""
     obs_filter: str | None = None
     """pandas query on obs that keeps cells, as `demuxlet_cls == "SNG"`."""
     description: str = ""
@@ -430,7 +484,7 @@ class Tables(Settings):
     methods: dict[str, MethodRow]
 
 
-Row = TypeVar("Row", CorpusRow, ModelRow, DatasetRow, MethodRow)
+Row = TypeVar("Row", bound=Settings)
 
 
 def read_table(path: Path, row: type[Row]) -> dict[str, Row]:

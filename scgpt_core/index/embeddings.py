@@ -1,0 +1,196 @@
+"""Embeddings of a corpus on disk: one Arrow file a shard, read by memory map in the order of cells.
+
+A row is a cell: its `SOMA_JOINID`, its obs columns (text dictionary-encoded) and its embedding as
+D float16, which halves the disk and moves a cosine by less than 0.001. The file says whose
+embeddings they are: digests of the model and of the corpus, and the settings of `embed_cells`.
+
+Shapes: N cells, D width.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from scgpt_core.keys import EMBEDDING, SOMA_JOINID
+from scgpt_core.runs import digest, whole
+
+FloatArray = NDArray[np.float32]
+
+_ORIGIN = b"origin"
+_UNIT_TOLERANCE = 0.01
+
+
+def check_unit_rows(emb_ND: FloatArray, where: str) -> None:
+    """Raise ValueError where an embedding is not finite or not of length one.
+
+    Parameters
+    ----------
+    emb_ND
+        Embeddings.
+    where
+        Where they are from, for the message.
+    """
+    norm_N = np.linalg.norm(emb_ND, axis=1)
+    bad_N = np.flatnonzero(~(np.abs(norm_N - 1) < _UNIT_TOLERANCE))
+    if bad_N.size:
+        said = "NaN or infinite" if not np.isfinite(norm_N[bad_N[0]]) else "not of length one"
+        message = (
+            f"{where}: {bad_N.size} of {len(emb_ND)} embeddings are broken; that of row {bad_N[0]} "
+            f"is {said} (norm {norm_N[bad_N[0]]:.4g}). Embed the cells anew, with embed_cells"
+        )
+        raise ValueError(message)
+
+
+def write_embeddings(
+    path: str | Path, obs: pa.Table, blocks: Iterable[FloatArray], *, origin: Mapping[str, Any]
+) -> None:
+    """Write the cells of a shard, whole or not at all.
+
+    Parameters
+    ----------
+    path
+        Arrow IPC file.
+    obs
+        A row a cell: `SOMA_JOINID` and any other columns.
+    blocks
+        Unit rows (B, D) of the next B cells, until there is one for each row of `obs`.
+    origin
+        ``model`` and ``corpus``, their digests, and ``settings``, those of the embedding.
+
+    Raises
+    ------
+    ValueError
+        Where an embedding is not finite or not a unit vector, or there are no cells.
+    """
+    path = Path(path)
+    if not obs.num_rows:
+        message = f"{path}: there are no cells to embed"
+        raise ValueError(message)
+    obs = pa.table({name: _encode(obs[name]) for name in obs.column_names})
+    metadata = {_ORIGIN: json.dumps(dict(origin), sort_keys=True).encode()}
+    done, writer = 0, None
+    with whole(path) as temporary, pa.OSFile(str(temporary), "wb") as sink:
+        for emb_BD in blocks:
+            check_unit_rows(emb_BD, f"{path.stem}, cells from {done} on")
+            halves = pa.array(emb_BD.astype(np.float16).ravel())
+            emb_B = pa.FixedSizeListArray.from_arrays(halves, emb_BD.shape[1])
+            table = obs.slice(done, len(emb_BD)).append_column(EMBEDDING, emb_B)
+            if writer is None:
+                writer = pa.ipc.new_file(sink, table.schema.with_metadata(metadata))
+            writer.write_table(table)
+            done += len(emb_BD)
+        assert writer is not None
+        assert done == obs.num_rows, f"{done} embeddings for {obs.num_rows} cells"
+        writer.close()
+
+
+def _encode(column: pa.ChunkedArray) -> pa.Array:
+    """Text as a dictionary of one type, all else as it is, in one chunk."""
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return column.cast(pa.string()).combine_chunks().dictionary_encode()
+    return column.combine_chunks()
+
+
+class Embeddings:
+    """All embeddings of a corpus, in one order, without reading them.
+
+    Parameters
+    ----------
+    paths
+        Files of `write_embeddings`, in the order of the cells.
+
+    Raises
+    ------
+    ValueError
+        Where a file is missing or cut off, or files are of different models, corpora or widths.
+    """
+
+    def __init__(self, paths: Sequence[str | Path]) -> None:
+        if not paths:
+            message = "no embedding files were given"
+            raise ValueError(message)
+        self.paths = [Path(path) for path in paths]
+        self._batches: list[pa.RecordBatch] = []
+        self._file_of_batch: list[Path] = []
+        first: pa.Schema | None = None
+        for path in self.paths:
+            reader = _open(path)
+            if first is None:
+                first = reader.schema
+            if reader.schema.metadata != first.metadata or not reader.schema.equals(first):
+                message = (
+                    f"{path} and {self.paths[0]} are of different models, corpora or settings "
+                    "(or have other columns): delete the older one and run embed_corpus again"
+                )
+                raise ValueError(message)
+            self._batches += [reader.get_batch(i) for i in range(reader.num_record_batches)]
+            self._file_of_batch += [path] * reader.num_record_batches
+        assert first is not None
+        self.origin: dict[str, Any] = json.loads(first.metadata[_ORIGIN])
+        self.width: int = first.field(EMBEDDING).type.list_size
+        self.columns = [name for name in first.names if name not in (EMBEDDING, SOMA_JOINID)]
+        self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
+        self.n_cells = int(self._starts[-1])
+
+    @property
+    def digest(self) -> str:
+        """Of what the embeddings are and how many each file holds: equal when a build resumes."""
+        return digest([self.origin, self.width, [path.name for path in self.paths], self.n_cells])
+
+    def chunks(self, cells: int, *, first: int = 0) -> Iterator[tuple[int, FloatArray]]:
+        """Yield the first row and the embeddings of about `cells` cells after another.
+
+        Parameters
+        ----------
+        cells
+            Rows in a chunk, at least (but the last); a chunk ends with a record batch.
+        first
+            Row to begin with.
+        """
+        waiting: list[FloatArray] = []
+        start, n = first, 0
+        for i, batch in enumerate(self._batches):
+            if self._starts[i + 1] <= first:
+                continue
+            part_BD = self._read(i)[max(0, first - int(self._starts[i])) :]
+            waiting.append(part_BD)
+            n += len(part_BD)
+            if n >= cells or batch is self._batches[-1]:
+                yield start, np.concatenate(waiting)
+                start, n, waiting = start + n, 0, []
+
+    def rows(self, rows_N: NDArray[np.int64]) -> FloatArray:
+        """Embeddings of these rows, (N, D); rows ascend."""
+        out_ND = np.empty((len(rows_N), self.width), np.float32)
+        ends = np.searchsorted(rows_N, self._starts)
+        for i in range(len(self._batches)):
+            part = slice(ends[i], ends[i + 1])
+            if ends[i + 1] > ends[i]:
+                out_ND[part] = self._read(i)[rows_N[part] - self._starts[i]]
+        return out_ND
+
+    def obs(self) -> Iterator[pa.RecordBatch]:
+        """Yield what stands beside the embeddings: `SOMA_JOINID` and the obs columns."""
+        for batch in self._batches:
+            yield batch.select([SOMA_JOINID, *self.columns])
+
+    def _read(self, i: int) -> FloatArray:
+        batch = self._batches[i]
+        halves = batch.column(batch.schema.get_field_index(EMBEDDING)).flatten()
+        emb_BD: FloatArray = halves.to_numpy().reshape(-1, self.width).astype(np.float32)
+        check_unit_rows(emb_BD, f"{self._file_of_batch[i]}, cells from row {self._starts[i]} on")
+        return emb_BD
+
+
+def _open(path: Path) -> pa.RecordBatchFileReader:
+    try:
+        return pa.ipc.open_file(pa.memory_map(str(path)))
+    except (FileNotFoundError, pa.ArrowInvalid) as error:
+        message = f"{path} is missing or cut off ({error}): delete it and run embed_corpus again"
+        raise ValueError(message) from error

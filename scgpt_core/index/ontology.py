@@ -1,0 +1,106 @@
+"""The Cell Ontology as far as it is needed: terms, their synonyms, what each is a kind of."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class _Term(NamedTuple):
+    name: str
+    parents: tuple[str, ...]
+
+
+class Ontology:
+    """Terms and their ``is_a`` relations.
+
+    Parameters
+    ----------
+    terms
+        By id: name and ids of the parents.
+    names
+        Id by name, synonym or id, in lower case.
+    """
+
+    def __init__(self, terms: dict[str, _Term], names: dict[str, str]) -> None:
+        self._terms, self._names = terms, names
+
+    def find(self, label: str) -> str | None:
+        """Id of the term that a label names, by id, name or synonym; None where there is none."""
+        return self._names.get(label.lower())
+
+    def name(self, term: str) -> str:
+        """Name of a term."""
+        return self._terms[term].name
+
+    def ancestors(self, term: str) -> set[str]:
+        """Ids of a term and of all that it is a kind of."""
+        found, waiting = set(), [term]
+        while waiting:
+            here = waiting.pop()
+            if here not in found:
+                found.add(here)
+                waiting += self._terms[here].parents
+        return found
+
+    def is_kind_of(self, label: str, other: str) -> bool:
+        """Whether labels are equal, or name terms of which the first is a kind of the second."""
+        term, of = self.find(label), self.find(other)
+        return label == other or (term is not None and of in self.ancestors(term))
+
+    def kinds(self, labels: Sequence[str]) -> tuple[list[str], NDArray[np.bool_]]:
+        """Names that stand above labels or are labels, and which label is a kind of which.
+
+        Parameters
+        ----------
+        labels
+            C labels.
+
+        Returns
+        -------
+        The C labels, then the names of terms above them that no label names; and bool (C, T), True
+        where the label is the name or a kind of it.
+        """
+        found = {label: self.find(label) for label in labels}
+        above = {label: self.ancestors(term) if term else set() for label, term in found.items()}
+        rest = set().union(*above.values()) - set(found.values())
+        targets = [*(found[label] for label in labels), *sorted(rest)]
+        names = [*labels, *(self.name(term) for term in sorted(rest))]
+        kind_CT = [
+            [
+                name == label or target in above[label]
+                for name, target in zip(names, targets, strict=True)
+            ]
+            for label in labels
+        ]
+        return names, np.array(kind_CT, bool)
+
+
+def read_ontology(path: str | Path) -> Ontology:
+    """Read a table of terms: id, name, is_a and synonyms; the last two of any number, after ``|``.
+
+    Raises
+    ------
+    ValueError
+        Where a parent is in no row, or a name or synonym is that of two terms.
+    """
+    with Path(path).open(newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    terms = {
+        row["id"]: _Term(row["name"], tuple(filter(None, row["is_a"].split("|")))) for row in rows
+    }
+    names: dict[str, str] = {}
+    for row in rows:
+        orphans = [parent for parent in terms[row["id"]].parents if parent not in terms]
+        if orphans:
+            message = f"{path}: {row['id']} is a {', '.join(orphans)}, which is in no row"
+            raise ValueError(message)
+        for name in filter(None, [row["id"], row["name"], *row["synonyms"].split("|")]):
+            other = names.setdefault(name.lower(), row["id"])
+            if other != row["id"]:
+                message = f"{path}: {name!r} names both {other} and {row['id']}"
+                raise ValueError(message)
+    return Ontology(terms, names)
