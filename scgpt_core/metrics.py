@@ -62,14 +62,14 @@ class Cells:
     label_N: NDArray[Any]
 
     @cached_property
-    def known_N(self) -> NDArray[np.bool_]:
-        """Which cells have a label."""
+    def is_known(self) -> NDArray[np.bool_]:
+        """(N,), True for cells with a label."""
         return np.asarray(self.label_N != UNKNOWN)
 
     @cached_property
-    def known_label_N(self) -> NDArray[Any]:
-        """Labels of the cells that have one."""
-        return np.asarray(self.label_N[self.known_N])
+    def known_labels(self) -> NDArray[Any]:
+        """Label of each cell that has one."""
+        return np.asarray(self.label_N[self.is_known])
 
     @cached_property
     def n_batches(self) -> int:
@@ -79,7 +79,7 @@ class Cells:
     @cached_property
     def n_labels(self) -> int:
         """Labels, `UNKNOWN` aside."""
-        return len(np.unique(self.known_label_N))
+        return len(np.unique(self.known_labels))
 
     @cached_property
     def neighbours(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -93,32 +93,32 @@ class Cells:
         return build_graph(distances_NK[:, :GRAPH_NEIGHBOURS], indices_NK[:, :GRAPH_NEIGHBOURS])
 
     @cached_property
-    def clusters_RN(self) -> NDArray[np.int64]:
-        """Leiden clusters of the labelled cells, found among all cells, at each of `RESOLUTIONS`."""
-        found = [cluster_graph(self.graph, r, seed=_SEED)[self.known_N] for r in RESOLUTIONS]
+    def clusterings(self) -> NDArray[np.int64]:
+        """(R, labelled cells), Leiden clusters at each of `RESOLUTIONS`, found among all cells."""
+        found = [cluster_graph(self.graph, r, seed=_SEED)[self.is_known] for r in RESOLUTIONS]
         return np.stack(found)
 
     @cached_property
-    def nmi_R(self) -> NDArray[np.float64]:
-        """Normalised mutual information of labels and clusters at each resolution."""
-        scores = [normalized_mutual_info_score(self.known_label_N, c_N) for c_N in self.clusters_RN]
+    def nmi_by_resolution(self) -> NDArray[np.float64]:
+        """(R,), normalised mutual information of labels and clusters."""
+        scores = [normalized_mutual_info_score(self.known_labels, c_N) for c_N in self.clusterings]
         return np.asarray(scores)
 
     @cached_property
-    def silhouette_N(self) -> NDArray[np.float64]:
-        """Silhouette width by label of each labelled cell."""
-        return silhouettes(self.emb_ND[self.known_N], self.known_label_N)
+    def label_silhouettes(self) -> NDArray[np.float64]:
+        """(labelled cells,), silhouette width by label."""
+        return silhouettes(self.emb_ND[self.is_known], self.known_labels)
 
     @cached_property
     def isolated_labels(self) -> list[str]:
         """Labels found in the fewest batches; none where every label is in every batch."""
-        seen = pd.DataFrame({"label": self.known_label_N, "batch": self.batch_N[self.known_N]})
+        seen = pd.DataFrame({"label": self.known_labels, "batch": self.batch_N[self.is_known]})
         found_in = seen.groupby("label")["batch"].nunique()
         return sorted(found_in.index[(found_in == found_in.min()) & (found_in < self.n_batches)])
 
     @cached_property
-    def lisi_weight_NK(self) -> NDArray[np.float64]:
-        """Weight of each cell's neighbours (itself left out) in its neighbourhood; rows sum to 1."""
+    def lisi_weights(self) -> NDArray[np.float64]:
+        """(N, K - 1), weights of the neighbours of each cell, itself left out; rows sum to 1."""
         distances_NK = self.neighbours[0][:, 1:]
         return weigh_neighbours(distances_NK, min(PERPLEXITY, distances_NK.shape[1] / 3))
 
@@ -128,20 +128,20 @@ def nmi(cells: Cells) -> float:
 
     At the best of ten resolutions from 0.2 to 2; normalised by the mean of the two entropies.
     """
-    return float(cells.nmi_R.max()) if cells.n_labels > 1 else _NAN
+    return float(cells.nmi_by_resolution.max()) if cells.n_labels > 1 else _NAN
 
 
 def ari(cells: Cells) -> float:
-    """Adjusted Rand index of labels and the Leiden clusters that NMI is greatest with."""
+    """Rand index, adjusted for chance, of labels and the Leiden clusters that NMI is best with."""
     if cells.n_labels < 2:
         return _NAN
-    best_N = cells.clusters_RN[cells.nmi_R.argmax()]
-    return float(adjusted_rand_score(cells.known_label_N, best_N))
+    best_N = cells.clusterings[cells.nmi_by_resolution.argmax()]
+    return float(adjusted_rand_score(cells.known_labels, best_N))
 
 
 def asw_label(cells: Cells) -> float:
     """Mean silhouette width of cells by label, scaled from -1..1 to 0..1."""
-    return float((cells.silhouette_N.mean() + 1) / 2) if cells.n_labels > 1 else _NAN
+    return float((cells.label_silhouettes.mean() + 1) / 2) if cells.n_labels > 1 else _NAN
 
 
 def isolated_f1(cells: Cells) -> float:
@@ -154,12 +154,10 @@ def isolated_f1(cells: Cells) -> float:
         return _NAN
     scores = []
     for label in cells.isolated_labels:
-        is_label_N = cells.known_label_N == label
+        is_label_N = cells.known_labels == label
         f1_R = [
-            np.max(
-                2 * np.bincount(c_N, weights=is_label_N) / (np.bincount(c_N) + is_label_N.sum())
-            )
-            for c_N in cells.clusters_RN
+            np.max(2 * np.bincount(c_N, weights=is_label_N) / (np.bincount(c_N) + is_label_N.sum()))
+            for c_N in cells.clusterings
         ]
         scores.append(max(f1_R))
     return float(np.mean(scores))
@@ -173,19 +171,21 @@ def isolated_asw(cells: Cells) -> float:
     if not cells.isolated_labels or cells.n_labels < 2:
         return _NAN
     widths = [
-        cells.silhouette_N[cells.known_label_N == label].mean() for label in cells.isolated_labels
+        cells.label_silhouettes[cells.known_labels == label].mean()
+        for label in cells.isolated_labels
     ]
     return float((np.mean(widths) + 1) / 2)
 
 
 def clisi(cells: Cells) -> float:
-    """Cell-type LISI: median effective number of labels around a cell, scaled to 1 (one) .. 0 (all).
+    """Cell-type LISI: median effective number of labels around a cell, scaled.
 
-    Around a cell are its 90 nearest, weighted by distance to a perplexity of 30 (Korsunsky 2019).
+    From 0 (all labels alike) to 1 (one label). Around a cell are its 90 nearest, weighted by
+    distance to a perplexity of 30 (Korsunsky et al. 2019).
     """
     if cells.n_labels < 2:
         return _NAN
-    median = np.nanmedian(_lisi(cells, cells.label_N)[cells.known_N])
+    median = np.nanmedian(_lisi(cells, cells.label_N)[cells.is_known])
     return float((cells.n_labels - median) / (cells.n_labels - 1))
 
 
@@ -195,7 +195,7 @@ def asw_batch(cells: Cells) -> float:
     Labels that are in one batch are left out.
     """
     scores = []
-    for label in np.unique(cells.known_label_N):
+    for label in np.unique(cells.known_labels):
         is_label_N = cells.label_N == label
         batch_N = cells.batch_N[is_label_N]
         if 1 < len(np.unique(batch_N)) < len(batch_N):
@@ -209,7 +209,7 @@ def graph_connectivity(cells: Cells) -> float:
     Hanging together: the largest connected part of the graph of this label's cells alone.
     """
     shares = []
-    for label in np.unique(cells.known_label_N):
+    for label in np.unique(cells.known_labels):
         rows = np.flatnonzero(cells.label_N == label)
         _, part_N = connected_components(cells.graph[rows][:, rows], directed=False)
         shares.append(np.bincount(part_N).max() / len(rows))
@@ -229,9 +229,10 @@ def pcr(cells: Cells) -> float:
 
 
 def ilisi(cells: Cells) -> float:
-    """Integration LISI: median effective number of batches around a cell, scaled to 0 (one) .. 1 (all).
+    """Integration LISI: median effective number of batches around a cell, scaled.
 
-    Around a cell are its 90 nearest, weighted by distance to a perplexity of 30 (Korsunsky 2019).
+    From 0 (one batch) to 1 (all batches alike). Around a cell are its 90 nearest, weighted by
+    distance to a perplexity of 30 (Korsunsky et al. 2019).
     """
     if cells.n_batches < 2:
         return _NAN
@@ -239,14 +240,14 @@ def ilisi(cells: Cells) -> float:
 
 
 def kbet(cells: Cells) -> float:
-    """Share of a label's cells with batches around them as in the whole label, the mean over labels.
+    """Share of a label's cells around which batches are as in the whole label, mean over labels.
 
-    By a chi-squared test at 0.05 of the cell and its nearest cells of the same label: a quarter of
-    the mean batch, 10 to 70 (Buettner et al. 2019). Labels of one batch or below 10 cells are left
-    out.
+    By a chi-squared test at 0.05 of the cell and its nearest cells of the same label, as many as a
+    quarter of the mean batch, 10 to 70 (Buettner et al. 2019). Labels of one batch or of fewer than
+    10 cells are left out.
     """
     shares = []
-    for label in np.unique(cells.known_label_N):
+    for label in np.unique(cells.known_labels):
         is_label_N = cells.label_N == label
         batches, code_N, size_C = np.unique(
             cells.batch_N[is_label_N], return_inverse=True, return_counts=True
@@ -304,31 +305,27 @@ def batch_variance(emb_ND: NDArray[np.floating], batch_N: NDArray[Any]) -> float
     return float((sum_CP**2 / size_C[:, None]).sum() / (pc_NP**2).sum())
 
 
-def weigh_neighbours(
-    distances_NK: NDArray[np.float64], perplexity: float
-) -> NDArray[np.float64]:
+def weigh_neighbours(distances_NK: NDArray[np.float64], perplexity: float) -> NDArray[np.float64]:
     """Weights exp(-beta distance) of each row, summing to 1, whose entropy is log(perplexity)."""
     excess_NK = distances_NK - distances_NK.min(axis=1, keepdims=True)
 
     def negative_entropy(beta_N: NDArray[np.float64]) -> NDArray[np.float64]:
         p_NK = np.exp(-beta_N[:, None] * excess_NK)
         total_N = p_NK.sum(axis=1)
-        return -np.log(total_N) - beta_N * (excess_NK * p_NK).sum(axis=1) / total_N
+        return np.asarray(-np.log(total_N) - beta_N * (excess_NK * p_NK).sum(axis=1) / total_N)
 
-    beta_N = bisect(
-        negative_entropy, -np.log(perplexity), n=len(distances_NK), iterations=50
-    )
+    beta_N = bisect(negative_entropy, -np.log(perplexity), n=len(distances_NK), iterations=50)
     weight_NK = np.exp(-beta_N[:, None] * excess_NK)
-    return weight_NK / weight_NK.sum(axis=1, keepdims=True)
+    return np.asarray(weight_NK / weight_NK.sum(axis=1, keepdims=True))
 
 
 def _lisi(cells: Cells, category_N: NDArray[Any]) -> NDArray[np.float64]:
-    """Inverse Simpson index (N,) of the categories around each cell, its unknown neighbours aside."""
+    """Inverse Simpson index (N,) of the categories around each cell, unknown ones aside."""
     categories, code_N = np.unique(category_N, return_inverse=True)
     code_NK = code_N[cells.neighbours[1][:, 1:]]
     share_NC = np.stack(
         [
-            np.where(code_NK == code, cells.lisi_weight_NK, 0).sum(axis=1)
+            np.where(code_NK == code, cells.lisi_weights, 0).sum(axis=1)
             for code, category in enumerate(categories)
             if category != UNKNOWN
         ],

@@ -34,7 +34,7 @@ def find_neighbours(
     """
     search = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(emb_ND)
     distances_NK, indices_NK = search.kneighbors(emb_ND)
-    # A cell may stand behind its twins, or (with more than k of them) nowhere: swap it to the front.
+    # A cell may stand behind its twins, or be pushed out by k of them: swap it to the front.
     own_N = np.arange(len(emb_ND))
     is_own_NK = indices_NK == own_N[:, None]
     place_N = np.where(is_own_NK.any(axis=1), is_own_NK.argmax(axis=1), k - 1)

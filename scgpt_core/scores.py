@@ -157,12 +157,14 @@ def score_embedding(embedding: "AnnData", unintegrated: "AnnData") -> pd.DataFra
 
 def define_metrics() -> pd.DataFrame:
     """Columns metric, title, group and definition (in words), a row for each metric and mean."""
-    rows = [(name, m.title, m.group, m.compute) for name, m in METRICS.items()]
-    rows += [(name, m.title, "mean", m.compute) for name, m in MEANS.items()]
-    return pd.DataFrame(
-        [(*row, " ".join((inspect.getdoc(compute) or "").split())) for *row, compute in rows],
-        columns=["metric", "title", "group", "definition"],
-    )
+    rows: list[tuple[str, str, str, str | None]] = [
+        (name, metric.title, metric.group, inspect.getdoc(metric.compute))
+        for name, metric in METRICS.items()
+    ]
+    rows += [(name, m.title, "mean", inspect.getdoc(m.compute)) for name, m in MEANS.items()]
+    table = pd.DataFrame(rows, columns=["metric", "title", "group", "definition"])
+    table["definition"] = table["definition"].str.split().str.join(" ")
+    return table
 
 
 def summarise_scores(scores: pd.DataFrame) -> pd.DataFrame:
@@ -210,7 +212,7 @@ def main_table(scores: pd.DataFrame, titles: Mapping[str, str] | None = None) ->
     width = max(len(titles.get(method, method)) for method in summary["method"]) + 4
     blocks = []
     for (task, dataset), part in summary.groupby(["task", "dataset"], sort=False):
-        table = part.pivot(index="method", columns="metric", values="mean")[list(MAIN)]
+        table = part.pivot_table("mean", index="method", columns="metric")[list(MAIN)]
         table = table.sort_values("overall", ascending=False)
         best = table.max()
         lines = [f"{task}: {dataset}", " " * width]

@@ -1,0 +1,266 @@
+"""Data sets of the tasks: fetched, verified and checked before anything long runs."""
+
+import logging
+import shutil
+import urllib.error
+import urllib.request
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scanpy as sc
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+from sklearn.utils.sparsefuncs import mean_variance_axis
+
+from scgpt_core import runs
+from scgpt_core.config import DatasetRow
+from scgpt_core.data.labels import harmonise_labels
+from scgpt_core.data.qc import check_counts
+from scgpt_core.keys import BATCH, CELL_TYPE, CELL_TYPE_ID, FEATURE_ID, LABEL, UNKNOWN
+
+SOURCE_SHA256 = "source_sha256"
+"""Key of uns: digest of the file that a data set was made of."""
+_LOESS_SPANS = (0.3, 0.5, 0.8)
+_LEAST_VARYING_GENES = 20  # in a batch; with a handful the regression kills the process
+_TIMEOUT_SECONDS = 60
+
+log = logging.getLogger(__name__)
+
+
+def prepare_dataset(
+    row: DatasetRow, source: str | Path, output: str | Path, *, cell_types: str | Path
+) -> None:
+    """Write a data set in the one form that all tasks read.
+
+    The file has raw counts (CSR, float32) in X; in obs the categories `batch`, `label` ("unknown"
+    where it is missing) and, by the label's harmonised name, `cell_type` with its ontology id; in
+    var `feature_id` where the source has it; in uns the source's SHA-256. Cells without any count
+    are left out.
+
+    Parameters
+    ----------
+    row
+        Which cells and columns to take.
+    source
+        The h5ad file: a path, or a URL, for which the row must have a SHA-256.
+    output
+        The h5ad file to write.
+    cell_types
+        Table of `harmonise_labels`.
+
+    Raises
+    ------
+    ValueError
+        Where the file, a column, a name or a count is not as it should be: says what was found.
+    """
+    with _fetch(str(source), row, Path(output).parent) as path:
+        digest = _verify(path, row)
+        adata = _take_counts(_read(path, row), row)
+    adata = _take_cells(adata, row)
+    check_counts(adata.X, source=row.dataset)
+    prepared = ad.AnnData(
+        adata.X,
+        obs=_describe(adata.obs, row, cell_types),
+        var=adata.var[[FEATURE_ID]].astype(str) if FEATURE_ID in adata.var else adata.var[[]],
+        uns={SOURCE_SHA256: digest},
+    )
+    with runs.whole(output) as temporary:
+        prepared.write_h5ad(temporary, compression="lzf")
+    label = prepared.obs[LABEL]
+    log.info(
+        "%s: %d cells x %d genes, %d batches, %d labels (%d cells have none)",
+        row.dataset,
+        *prepared.shape,
+        prepared.obs[BATCH].nunique(),
+        label[label != UNKNOWN].nunique(),
+        (label == UNKNOWN).sum(),
+    )
+
+
+def variable_genes(
+    adata: ad.AnnData, n_genes: int, *, among: NDArray[np.bool_] | None = None
+) -> NDArray[np.bool_]:
+    """Mark the genes that vary most within the batches of a prepared data set (seurat_v3).
+
+    Parameters
+    ----------
+    adata
+        Raw counts, `obs["batch"]`.
+    n_genes
+        How many; all, where there are no more.
+    among
+        (G,), the genes to choose from; None: all.
+
+    Returns
+    -------
+    (G,), True for the chosen ones.
+
+    Raises
+    ------
+    ValueError
+        Where the counts are too few for it.
+    """
+    chosen = np.ones(adata.n_vars, bool) if among is None else among.copy()
+    if chosen.sum() <= n_genes:
+        return chosen
+    candidates = adata[:, chosen]
+    for span in _LOESS_SPANS if _least_varying(candidates) >= _LEAST_VARYING_GENES else ():
+        try:
+            ranks = sc.pp.highly_variable_genes(
+                candidates,
+                n_top_genes=n_genes,
+                flavor="seurat_v3",
+                batch_key=BATCH,
+                span=span,
+                inplace=False,
+            )
+        except ValueError as error:
+            # The regression of variance on mean is singular where many rare genes share one mean.
+            log.info("variance is not to be regressed over %g of the genes: %s", span, error)
+            continue
+        chosen[chosen] = ranks["highly_variable"].to_numpy()
+        return chosen
+    sizes = ", ".join(f"{batch} {n}" for batch, n in adata.obs[BATCH].value_counts().items())
+    message = (
+        f"too few cells or counts in a batch to tell its variable genes (cells by batch: {sizes}):"
+        " leave small batches out by obs_filter, or merge them"
+    )
+    raise ValueError(message)
+
+
+def _least_varying(adata: ad.AnnData) -> int:
+    """Genes that vary at all, in the batch where they are the fewest."""
+    parts = (adata.X[(adata.obs[BATCH] == batch).to_numpy()] for batch in adata.obs[BATCH].unique())
+    return min(int((mean_variance_axis(part, axis=0)[1] > 0).sum()) for part in parts)
+
+
+@contextmanager
+def _fetch(source: str, row: DatasetRow, folder: Path) -> Iterator[Path]:
+    """Give the path of the source; a URL is downloaded and deleted after use."""
+    if "://" not in source:
+        if not Path(source).is_file():
+            message = f"{row.dataset}: {source} does not exist"
+            raise ValueError(message)
+        yield Path(source)
+        return
+    if not row.sha256:
+        message = f"{row.dataset}: {source} is a URL: its row of the table needs the file's SHA-256"
+        raise ValueError(message)
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder, prefix=f".{row.dataset}-") as temporary:
+        path = Path(temporary) / "source.h5ad"
+        log.info("%s: downloading %s", row.dataset, source)
+        try:
+            with (
+                urllib.request.urlopen(source, timeout=_TIMEOUT_SECONDS) as response,
+                path.open("wb") as file,
+            ):
+                shutil.copyfileobj(response, file, length=2**20)
+        except (urllib.error.URLError, TimeoutError) as error:
+            message = f"{row.dataset}: {source} cannot be downloaded: {error}"
+            raise ValueError(message) from error
+        yield path
+
+
+def _verify(path: Path, row: DatasetRow) -> str:
+    """Give the file's SHA-256; stop where it is not the row's."""
+    digest = runs.sha256(path)
+    if row.sha256 and digest != row.sha256:
+        message = (
+            f"{row.dataset}: {row.path} has SHA-256 {digest}, its row says {row.sha256}: the file"
+            " is damaged, or another version"
+        )
+        raise ValueError(message)
+    return digest
+
+
+def _read(path: Path, row: DatasetRow) -> ad.AnnData:
+    try:
+        with warnings.catch_warnings():
+            # An error of ours, that says which ones, comes after it.
+            warnings.filterwarnings("ignore", message=".* names are not unique")
+            return ad.read_h5ad(path)
+    except OSError as error:
+        message = f"{row.dataset}: {row.path} is not a whole h5ad file: {error}"
+        raise ValueError(message) from error
+
+
+def _take_counts(adata: ad.AnnData, row: DatasetRow) -> ad.AnnData:
+    """Cells with the counts of the row's layer in X (CSR, float32), and their genes."""
+    available = {None: adata.X, **adata.layers}
+    if adata.raw is not None:
+        available["raw"] = adata.raw.X
+    if row.layer not in available:
+        names = ", ".join(sorted(name for name in available if name)) or "none"
+        message = f"{row.dataset}: there is no layer {row.layer!r}; there are: {names}"
+        raise ValueError(message)
+    var = adata.raw.var if row.layer == "raw" and adata.raw is not None else adata.var
+    _check_unique(adata.obs_names, row, "cells", "number them (adata.obs_names_make_unique())")
+    _check_unique(var.index, row, "genes", "name them by Ensembl id, or add up their counts")
+    counts = csr_matrix(available[row.layer], dtype=np.float32)
+    counts.eliminate_zeros()
+    counts.sort_indices()
+    return ad.AnnData(counts, obs=adata.obs, var=var)
+
+
+def _take_cells(adata: ad.AnnData, row: DatasetRow) -> ad.AnnData:
+    """Cells that the row's filter keeps and that have counts."""
+    if row.obs_filter is not None:
+        try:
+            adata = adata[adata.obs.eval(row.obs_filter).to_numpy(bool)]
+        except (AttributeError, NameError, SyntaxError, TypeError, ValueError) as error:
+            message = (
+                f"{row.dataset}: obs_filter {row.obs_filter!r} does not work: {error}; columns of"
+                f" obs: {', '.join(adata.obs.columns)}"
+            )
+            raise ValueError(message) from error
+    full = np.diff(adata.X.indptr) > 0
+    if adata.n_obs and not full.all():
+        log.warning("%s: %d cells without any count are left out", row.dataset, np.sum(~full))
+    if not full.any():
+        message = f"{row.dataset}: no cell is left by obs_filter {row.obs_filter!r}"
+        raise ValueError(message)
+    return adata[full].copy()
+
+
+def _check_unique(names: pd.Index, row: DatasetRow, what: str, remedy: str) -> None:
+    repeated = names[names.duplicated()].unique()
+    if len(repeated):
+        shown = ", ".join(map(str, repeated[:5])) + (", ..." if len(repeated) > 5 else "")
+        message = (
+            f"{row.dataset}: {len(repeated)} names stand for several {what} ({shown}): {remedy}"
+        )
+        raise ValueError(message)
+
+
+def _describe(obs: pd.DataFrame, row: DatasetRow, cell_types: str | Path) -> pd.DataFrame:
+    """Columns of the prepared file, as categories."""
+    batch = _column(obs, row.batch_key, row, absent=row.dataset)
+    if batch.isna().any():
+        message = f"{row.dataset}: {batch.isna().sum()} cells have no {row.batch_key!r}"
+        raise ValueError(message)
+    label = _column(obs, row.label_key, row, absent=UNKNOWN).fillna(UNKNOWN)
+    names = harmonise_labels(label, cell_types)
+    columns: dict[str, Iterable[str]] = {
+        BATCH: batch,
+        LABEL: label,
+        CELL_TYPE: names.names,
+        CELL_TYPE_ID: names.ids,
+    }
+    return pd.DataFrame(columns, index=obs.index).astype(str).astype("category")
+
+
+def _column(obs: pd.DataFrame, key: str | None, row: DatasetRow, *, absent: str) -> pd.Series:
+    """Column of obs, with missing values; `absent` for all cells where the row names none."""
+    if key is None:
+        return pd.Series(absent, index=obs.index)
+    if key not in obs:
+        message = f"{row.dataset}: obs has no column {key!r}; it has: {', '.join(obs.columns)}"
+        raise ValueError(message)
+    return obs[key].astype(object)
