@@ -48,6 +48,16 @@ def load_gene_table() -> pa.Table:
         return pq.read_table(path)
 
 
+@cache
+def all_genes() -> Vocabulary:
+    """All human genes: special tokens, then the rows of `load_gene_table` in their order."""
+    table = load_gene_table()
+    return Vocabulary(
+        [*SPECIAL_TOKENS, *table["gene_id"].to_pylist()],
+        [*SPECIAL_TOKENS, *table["symbol"].to_pylist()],
+    )
+
+
 @dataclass(frozen=True)
 class GeneMatch:
     """What `match_genes` found; arrays run along the names (G)."""
@@ -121,17 +131,20 @@ def match_genes(
     vocab
         Keyed by Ensembl ids or by symbols.
     symbols
-        A second name of each gene, for those whose first one leads nowhere.
+        A second name of each gene, for those whose first one is "" or leads nowhere.
     """
     names = [str(name) for name in names]
     symbols = names if symbols is None else [str(symbol) for symbol in symbols]
+    names = [name or symbol for name, symbol in zip(names, symbols, strict=True)]
     ids = vocab.ids(names)
     ids = np.where(ids < 0, vocab.ids(symbols), ids)
     how: list[How] = ["token" if id_ >= 0 else "unknown" for id_ in ids]
     resolve = _resolver(vocab)
+    known = set(load_gene_table()["gene_id"].to_pylist())
     for place in np.flatnonzero(ids < 0).tolist():
         ids[place], how[place] = resolve(names[place])
-        if ids[place] < 0:
+        # An id in use says which gene it is; its symbol may be an alias of another one.
+        if ids[place] < 0 and ensembl_id(names[place]) not in known:
             ids[place], how[place] = resolve(symbols[place])
     taken = set(vocab.ids(SPECIAL_TOKENS).tolist())
     for place in sorted(range(len(names)), key=lambda place: HOWS.index(how[place])):

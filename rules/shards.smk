@@ -1,0 +1,94 @@
+# The corpus as token shards: quality control, vocabulary, one shard a partition, and the manifest.
+
+
+def get_partition_files(wildcards):
+    """All partitions of the corpus, with their digests."""
+    names = [
+        f"results/census/{wildcards.corpus}/partition_{i}.h5ad"
+        for i in get_partitions(wildcards)
+    ]
+    return {"partitions": names, "sha256": [f"{name}.sha256" for name in names]}
+
+
+def get_shards(wildcards):
+    """All shards of the corpus, in the order of its cells."""
+    return [
+        f"results/shards/{wildcards.corpus}/shard_{i}.arrow"
+        for i in get_partitions(wildcards)
+    ]
+
+
+def get_published_vocab():
+    """The vocabulary to take instead of the corpus's own genes."""
+    return [get_path(CFG.shards.published_vocab)] if CFG.shards.published_vocab else []
+
+
+rule build_vocab:
+    input:
+        unpack(get_partition_files),
+        published=get_published_vocab(),
+    output:
+        "results/shards/{corpus}/vocab.json",
+    log:
+        "results/logs/shards/build_vocab_{corpus}.log",
+    benchmark:
+        "results/benchmarks/shards/build_vocab_{corpus}.tsv"
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=get_mem_mb(2000),
+        runtime=get_runtime(60),
+    params:
+        min_cells=CFG.shards.min_cells_per_gene,
+    script:
+        "../workflow_scripts/build_vocab.py"
+
+
+rule build_shard:
+    input:
+        partition="results/census/{corpus}/partition_{partition}.h5ad",
+        sha256="results/census/{corpus}/partition_{partition}.h5ad.sha256",
+        vocab="results/shards/{corpus}/vocab.json",
+    output:
+        shard="results/shards/{corpus}/shard_{partition}.arrow",
+        summary="results/shards/{corpus}/shard_{partition}.json",
+    log:
+        "results/logs/shards/build_shard_{corpus}_{partition}.log",
+    benchmark:
+        "results/benchmarks/shards/build_shard_{corpus}_{partition}.tsv"
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=get_mem_mb(4000),
+        runtime=get_runtime(60),
+    params:
+        qc=CFG.qc.model_dump(mode="json"),
+    script:
+        "../workflow_scripts/build_shard.py"
+
+
+rule seal_shards:
+    input:
+        shards=get_shards,
+        vocab="results/shards/{corpus}/vocab.json",
+    output:
+        "results/shards/{corpus}/manifest.json",
+    log:
+        "results/logs/shards/seal_shards_{corpus}.log",
+    benchmark:
+        "results/benchmarks/shards/seal_shards_{corpus}.tsv"
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=get_mem_mb(2000),
+        runtime=get_runtime(30),
+    params:
+        corpus="{corpus}",
+        heldout_by=CFG.shards.heldout_by,
+        heldout_share=CFG.shards.heldout_share,
+        seed=CFG.seed,
+    script:
+        "../workflow_scripts/seal_shards.py"
