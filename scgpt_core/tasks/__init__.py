@@ -1,0 +1,1 @@
+"""Tasks: what a model is used for, each beside its simple baselines."""
