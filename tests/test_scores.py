@@ -1,0 +1,101 @@
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+
+from scgpt_core import scores
+from scgpt_core.scores import MEANS, METRICS, main_table, score_embedding, summarise_scores
+
+
+def toy(seed: int = 0) -> ad.AnnData:
+    rng = np.random.default_rng(seed)
+    obs = pd.DataFrame({"batch": rng.choice(["x", "y"], 120), "label": ["a", "b", "c"] * 40})
+    obs.index = [f"cell{i}" for i in range(120)]
+    emb_ND = rng.normal(size=(120, 4)) + 8 * np.eye(4)[np.tile([0, 1, 2], 40)]
+    return ad.AnnData(obs=obs, obsm={"X_emb": emb_ND.astype(np.float32)})
+
+
+def tidy(values: dict[tuple[str, str, int], float]) -> pd.DataFrame:
+    """Scores of one data set in which all metrics of a run have one value."""
+    rows = [
+        ("integration", "cells", method, seed, metric, value, 0.0)
+        for (method, _, seed), value in values.items()
+        for metric in [*METRICS, *MEANS]
+    ]
+    return pd.DataFrame(rows, columns=scores.COLUMNS)
+
+
+def test_every_metric_is_scored_once_in_order() -> None:
+    table = score_embedding(toy(), toy())
+    assert table["metric"].tolist() == [*METRICS, *MEANS]
+    assert table["seconds"].ge(0).all()
+    value = dict(zip(table["metric"], table["value"], strict=True))
+    assert all(0 <= v <= 1 for v in value.values() if not np.isnan(v))
+    assert value["nmi"] == pytest.approx(1)
+    assert value["pcr"] == 0
+
+
+def test_scores_are_equal_on_every_run() -> None:
+    first, second = (score_embedding(toy(), toy())["value"] for _ in range(2))
+    pd.testing.assert_series_equal(first, second, rtol=0, atol=0)
+
+
+def test_means_are_those_of_the_papers() -> None:
+    values = dict.fromkeys(METRICS, 0.0) | {
+        "nmi": 0.9, "ari": 0.6, "asw_label": 0.3, "asw_batch": 0.8, "graph_connectivity": 1.0,
+        "isolated_f1": float("nan"), "isolated_asw": float("nan"), "clisi": 0.8,
+        "pcr": 0.5, "ilisi": 0.1, "kbet": 0.1,
+    }  # fmt: skip
+    means = {name: mean.compute(values) for name, mean in MEANS.items()}
+    assert means == pytest.approx(
+        {
+            "avg_bio": 0.6,
+            "avg_batch": 0.9,
+            "overall": 0.6 * 0.6 + 0.4 * 0.9,
+            "scib_bio": (0.9 + 0.6 + 0.3 + 0.8) / 4,  # what is not defined is left out
+            "scib_batch": (0.8 + 1.0 + 0.5 + 0.1 + 0.1) / 5,
+            "scib_overall": 0.6 * 0.65 + 0.4 * 0.5,
+        }
+    )
+
+
+def test_the_paper_s_means_need_all_their_parts() -> None:
+    values = dict.fromkeys(METRICS, 0.5) | {"ari": float("nan")}
+    assert np.isnan(MEANS["overall"].compute(values))
+    assert MEANS["scib_overall"].compute(values) == pytest.approx(0.5)
+
+
+def test_other_cells_and_broken_embeddings_are_refused() -> None:
+    with pytest.raises(ValueError, match="not hold the same cells"):
+        score_embedding(toy(), toy()[::-1])
+    broken = toy()
+    broken.obsm["X_emb"][3, 1] = np.nan
+    with pytest.raises(ValueError, match="1 values that are not finite"):
+        score_embedding(broken, toy())
+
+
+def test_every_definition_is_a_sentence() -> None:
+    definitions = scores.define_metrics()
+    assert definitions["metric"].tolist() == [*METRICS, *MEANS]
+    assert set(definitions["group"]) == {"bio", "batch", "mean"}
+    assert definitions["definition"].str.fullmatch(r"[^\n]{20,}\.").all()
+
+
+def test_summary_has_the_mean_over_seeds_and_its_interval() -> None:
+    table = tidy({("pca", "", 0): 0.4, ("pca", "", 1): 0.5, ("pca", "", 2): 0.6, ("one", "", 0): 1})
+    summary = summarise_scores(table).set_index(["method", "metric"])
+    pca = summary.loc[("pca", "overall")]
+    assert pca["mean"] == pytest.approx(0.5)
+    assert pca["n_seeds"] == 3
+    assert 0.4 <= pca["low"] < 0.5 < pca["high"] <= 0.6
+    assert np.isnan(summary.loc[("one", "overall"), "low"])
+
+
+def test_main_table_puts_the_best_first() -> None:
+    text = main_table(tidy({("pca", "", 0): 0.4, ("scgpt", "", 0): 0.71}), {"pca": "HVG + PCA"})
+    lines = text.splitlines()
+    assert lines[0] == "integration: cells"
+    assert lines[1].split() == ["AvgBIO", "AvgBATCH", "Overall", "scib", "overall"]
+    assert lines[2].split() == ["scgpt", *["0.710*"] * 4]
+    assert lines[3].split() == ["HVG", "+", "PCA", *["0.400"] * 4]
+    assert "Overall: 0.6 AvgBIO + 0.4 AvgBATCH (scGPT paper)." in lines
