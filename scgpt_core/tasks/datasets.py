@@ -22,7 +22,15 @@ from scgpt_core import runs
 from scgpt_core.config import DatasetRow
 from scgpt_core.data.labels import harmonise_labels
 from scgpt_core.data.qc import check_counts
-from scgpt_core.keys import BATCH, CELL_TYPE, CELL_TYPE_ID, FEATURE_ID, LABEL, UNKNOWN
+from scgpt_core.keys import (
+    BATCH,
+    CELL_TYPE,
+    CELL_TYPE_ID,
+    EMBEDDING,
+    FEATURE_ID,
+    LABEL,
+    UNKNOWN,
+)
 
 SOURCE_SHA256 = "source_sha256"
 """Key of uns: digest of the file that a data set was made of."""
@@ -81,6 +89,39 @@ def prepare_dataset(
         label[label != UNKNOWN].nunique(),
         (label == UNKNOWN).sum(),
     )
+
+
+def write_embedding(emb_ND: NDArray[np.float32], adata: ad.AnnData, path: str | Path) -> None:
+    """Write the embedding file of a task: `batch` and `label` in obs, the embedding in obsm.
+
+    Parameters
+    ----------
+    emb_ND
+        Cells x dimensions, finite.
+    adata
+        The prepared data set that they are of.
+    path
+        The h5ad file to write.
+    """
+    assert len(emb_ND) == adata.n_obs, "an embedding has a row for each cell"
+    embedding = ad.AnnData(
+        obs=adata.obs[[BATCH, LABEL]],
+        obsm={EMBEDDING: np.ascontiguousarray(emb_ND, dtype=np.float32)},
+        uns={SOURCE_SHA256: adata.uns[SOURCE_SHA256]},
+    )
+    with runs.whole(path) as temporary:
+        embedding.write_h5ad(temporary)
+
+
+def require_batches(adata: ad.AnnData) -> None:
+    """Stop where a prepared data set has a single batch: there is nothing to integrate."""
+    batches = adata.obs[BATCH].unique()
+    if len(batches) < 2:
+        message = (
+            f"all {adata.n_obs} cells are of batch {batches[0]!r}: integration needs two batches at"
+            " least; look at batch_key in datasets.tsv"
+        )
+        raise ValueError(message)
 
 
 def variable_genes(

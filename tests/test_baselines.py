@@ -1,0 +1,63 @@
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pytest
+import scanpy as sc
+from numpy.typing import NDArray
+
+from scgpt_core.baselines import BASELINES, run_baseline
+from scgpt_core.config import MethodRow, read_table
+from scgpt_core.metrics import batch_variance
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def adata() -> ad.AnnData:
+    return ad.read_h5ad(ROOT / "resources/cells/pbmc_symphony_3tech.h5ad")[::2].copy()
+
+
+@pytest.mark.parametrize("method", BASELINES)
+def test_embedding_is_finite_and_equal_on_every_run(method: str, adata: ad.AnnData) -> None:
+    counts = adata.X.copy()
+    first, second = (run_baseline(method, adata, seed=3) for _ in range(2))
+    assert first.dtype == np.float32
+    assert first.shape == (600, 50)
+    assert np.isfinite(first).all()
+    np.testing.assert_array_equal(first, second)
+    assert (counts != adata.X).nnz == 0
+
+
+def test_hvg_pca_is_that_of_scanpy(adata: ad.AnnData) -> None:
+    ours = run_baseline("hvg_pca", adata, seed=0)
+    theirs = adata.copy()
+    sc.pp.normalize_total(theirs, target_sum=1e4)
+    sc.pp.log1p(theirs)
+    sc.pp.pca(theirs, n_comps=50)
+    np.testing.assert_allclose(np.abs(ours), np.abs(theirs.obsm["X_pca"]), atol=1e-3)
+
+
+def test_harmony_takes_batches_away(adata: ad.AnnData) -> None:
+    def explained(emb_ND: NDArray[np.float32]) -> float:
+        return batch_variance(emb_ND, adata.obs["batch"].astype(str).to_numpy())
+
+    before, after = (explained(run_baseline(m, adata, seed=0)) for m in ("hvg_pca", "harmony"))
+    assert after < 0.3 * before
+
+
+def test_few_cells_have_fewer_components(adata: ad.AnnData) -> None:
+    assert run_baseline("hvg_pca", adata[:20].copy(), seed=0).shape == (20, 19)
+
+
+def test_user_mistakes_are_named(adata: ad.AnnData) -> None:
+    with pytest.raises(ValueError, match="no baseline 'seurat'; there are: hvg_pca, harmony"):
+        run_baseline("seurat", adata, seed=0)
+    one = adata[adata.obs["batch"] == "10x_5p"].copy()
+    with pytest.raises(ValueError, match="of batch '10x_5p': integration needs two batches"):
+        run_baseline("harmony", one, seed=0)
+
+
+def test_every_baseline_of_the_table_has_its_function() -> None:
+    rows = read_table(ROOT / "config/methods.tsv", MethodRow)
+    assert {name for name, row in rows.items() if row.rule == "baseline"} <= set(BASELINES)
