@@ -53,7 +53,7 @@ def say_corpus(manifest: Mapping[str, Any]) -> str:
     groups = _plural(len(split["heldout"]), f"whole {what}")
     return said + (
         f"{split['heldout_cells']:,} of them ({split['heldout_cells'] / n_cells:.1%}) are held out "
-        f"of training, {groups}: a model is judged on cells of a {what} that it has not seen."
+        f"of training ({groups}): a model is judged on cells of a {what} that it has not seen."
     )
 
 

@@ -44,6 +44,7 @@ _BLUE, _ORANGE, _RED = _COLOURS[:3]
 _GREY: Final = "#94a4a2"
 _PALE: Final = "#d9d9d9"
 _MARKERS: Final = "o^sDvP"
+_THOUSANDS: Final = StrMethodFormatter("{x:,.0f}")
 
 P = ParamSpec("P")
 
@@ -304,9 +305,8 @@ def plot_ranking(runs: pd.DataFrame, *, metric: str, baselines: Iterable[str]) -
             seeds = part.loc[part["method"] == method, "value"]
             ax.scatter(seeds, [row] * len(seeds), color=colour, s=22, zorder=3)
             if not np.isnan(bar):
-                ax.text(
-                    1.02, row, f"{mean - bar:+.3f}", transform=ax.get_yaxis_transform(), va="center"
-                )
+                gain = f"{mean - bar:+.3f}".replace("-", "−")
+                ax.text(1.02, row, gain, transform=ax.get_yaxis_transform(), va="center")
         if not np.isnan(bar):
             ax.axvline(bar, color=_RED, linestyle="--", linewidth=1.2)
         ax.set_yticks(range(len(means)), list(means.index))
@@ -405,7 +405,7 @@ def plot_funnel(steps: Mapping[str, int]) -> Figure:
         ax.text(n_left, row, text, va="center")
     ax.invert_yaxis()
     ax.set(xlabel="cells", xlim=(0, 1.25 * max(left.max(), 1)))
-    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    ax.xaxis.set_major_formatter(_THOUSANDS)
     return figure
 
 
@@ -428,11 +428,14 @@ def plot_counts(counts: Mapping[str, int], *, label: str, shown: int = 30) -> Fi
         ordered = [*ordered[:shown], (f"{len(rest):,} others", sum(n for _, n in rest))]
     figure, axes = _panels(1, 1, width=5.6, height=0.9 + 0.24 * len(ordered))
     ax = axes[0, 0]
-    bars = ax.barh([name for name, _ in ordered], [n for _, n in ordered], color=_BLUE, height=0.7)
+    names, numbers = zip(*ordered, strict=True)
+    colours = [_PALE if name == UNKNOWN else _BLUE for name in names]
+    bars = ax.barh(names, numbers, color=colours, height=0.7)
     ax.bar_label(bars, fmt="{:,.0f}", padding=3, fontsize=8)
     ax.invert_yaxis()
     ax.margins(x=0.15)
     ax.set(xlabel="cells", ylabel=label)
+    ax.xaxis.set_major_formatter(_THOUSANDS)
     return figure
 
 

@@ -134,6 +134,6 @@ def test_the_corpus_is_told_with_what_is_held_out() -> None:
     said = findings.say_corpus(manifest)
     assert "**90 cells**, 90.0% of the 100" in said
     assert "10 genes in a cell" in said
-    assert "9 of them (10.0%) are held out of training, 2 whole donors" in said
+    assert "9 of them (10.0%) are held out of training (2 whole donors)" in said
     nothing = findings.say_corpus(manifest | {"split": split | {"heldout": []}})
     assert nothing.endswith("No cells are held out of training.")

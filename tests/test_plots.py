@@ -97,7 +97,7 @@ def test_the_ranking_gives_the_difference_from_the_best_baseline() -> None:
     )
     (ax,) = plots.plot_ranking(runs, metric="Overall", baselines=["HVG", "Harmony"]).axes
     rows = dict(zip((t.get_text() for t in ax.get_yticklabels()), texts(ax), strict=True))
-    assert rows == {"HVG": "-0.100", "Harmony": "+0.000", "scGPT": "+0.150"}
+    assert rows == {"HVG": "−0.100", "Harmony": "+0.000", "scGPT": "+0.150"}
     assert list(rows)[-1] == "scGPT"
     assert (ax.get_title(), ax.get_xlabel()) == ("d", "Overall")
     assert ax.lines[-1].get_xdata()[0] == 0.6
