@@ -54,12 +54,13 @@ class QCSettings(Settings):
     assays: tuple[str, ...] | None = None
     """Assays to keep (names as in the Census); null: all."""
     full_length_assays: tuple[str, ...] = (
-        "Smart-seq",
-        "Smart-seq2",
-        "Smart-seq v3",
-        "Smart-seq v4",
-    )
-    """Assays whose counts grow with gene length: divided by it, in units of its median."""
+        "FL-cDNA", "FRISCR", "Fluidigm C1-based SMARTer library preparation", "G&T-Seq", "Hi-SCL",
+        "MATQ-seq", "Quartz-seq", "SCOPE-chip", "SCRB-seq", "STORM-seq", "SUPeR-seq", "Smart-3Seq",
+        "Smart-like", "Smart-seq", "Smart-seq v4", "Smart-seq2", "Smart-seq3", "TruSeq", "mCT-seq",
+        "mcSCRB-seq", "scM&T-seq",
+    )  # fmt: skip
+    """Assays whose counts grow with gene length: divided by it, in units of its median. The default
+    is the list of full-gene sequencing assays of the Census schema 2.4.0."""
 
 
 class ShardSettings(Settings):
@@ -329,8 +330,10 @@ class IndexSettings(Settings):
     """Lists visited by a query (IVF only)."""
     min_recall: Share = 0.3
     """recall@10 against exact search under which building fails."""
-    sample_cells: Count = 2000
-    """Reference cells, kept from training, that recall and confidence are measured on, at most."""
+    sample_cells: Count = 10_000
+    """Reference cells, drawn at random, that confidence and novelty are measured on, at most."""
+    recall_queries: Count = 1000
+    """How many of them are searched exactly to measure recall, at most."""
     queries: tuple[Name, ...] = ()
     """Data sets to map."""
     mapping: MappingSettings = MappingSettings()
@@ -384,8 +387,8 @@ class CorpusRow(Settings):
 
     corpus: Name
     census: str
-    """A Census release (a date, "stable", "latest"), the path of a local SOMA collection, or a table
-    (.tsv) of h5ad files, of which a local Census is made."""
+    """A Census release (a date, "stable", "latest"), the path of a local SOMA collection, or a
+    table (.tsv) of h5ad files, of which a local Census is made."""
     organism: str
     """As the Census spells it: homo_sapiens."""
     obs_value_filter: str

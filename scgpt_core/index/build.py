@@ -26,21 +26,18 @@ from scgpt_core.index.embeddings import Embeddings
 from scgpt_core.index.labels import write_labels
 from scgpt_core.index.neighbours import (
     SCAN_CELLS,
-    Neighbours,
     drop_self,
     search,
     search_exactly,
     share_found,
-    write_neighbours,
 )
 from scgpt_core.index.reference import FILES
+from scgpt_core.index.sample import Sample, write_sample
 from scgpt_core.runs import digest, environment, sha256, whole, write_json
 
 log = logging.getLogger(__name__)
 
 _SCHEMA: Final = 1
-_SAMPLE_NEIGHBOURS: Final = 200
-"""Neighbours kept of each sampled cell: enough to find some of other data sets among them."""
 _RECALL_AT: Final = (1, 10, 50)
 
 
@@ -57,8 +54,8 @@ def build_index(
     """Index the embeddings of a corpus, measure the index, and return its manifest.
 
     Two passes over the embeddings, one chunk in memory at a time: one adds them, one searches the
-    sampled cells exactly. The folder gets the index, the label store, the neighbours of the sampled
-    cells, and last the manifest that names the digests of the others.
+    sampled cells exactly. The folder gets the index, the label store, the sampled cells,
+    and last the manifest that names the digests of the others.
 
     Parameters
     ----------
@@ -90,22 +87,20 @@ def build_index(
     plan = digest([embeddings.digest, description, settings.sample_cells, seed])
     state = None if state_folder is None else Path(state_folder) / f"{plan}.faiss"
 
-    order_N = np.random.default_rng(seed).permutation(embeddings.n_cells)
-    sample_Q = np.sort(order_N[: settings.sample_cells])
+    sample, queries, train_N = _draw(embeddings, settings, seed)
     index = _open_state(state)
     if index is None:
         index = make_index(description, embeddings.width)
-        n_train = n_train_cells(index, embeddings.n_cells)
-        if n_train:
-            log.info("%s: training on %d of %d cells", description, n_train, embeddings.n_cells)
-            # The sampled cells come last into the training set: only where it takes all cells.
-            train_N = np.sort(np.roll(order_N, -len(sample_Q))[:n_train])
+        train_N = np.sort(train_N[: n_train_cells(index, embeddings.n_cells)])
+        if len(train_N):
+            log.info(
+                "%s: training on %d cells of %d", description, len(train_N), embeddings.n_cells
+            )
             train_index(index, embeddings.rows(train_N), seed=seed, threads=threads)
-    del order_N
     _add(index, embeddings, state, save_seconds=save_seconds)
     set_nprobe(index, settings.nprobe)
 
-    neighbours, measures = _measure(index, embeddings, sample_Q)
+    measures = _measure(index, embeddings, queries)
     log.info("%s", ", ".join(f"{name} {value:.4g}" for name, value in measures.items()))
     if measures["recall@10"] < settings.min_recall:
         message = (
@@ -114,27 +109,20 @@ def build_index(
             "index.nprobe, or choose an index.description with longer codes"
         )
         raise ValueError(message)
-
-    with ExitStack() as stack:
-        index_file, label_file, neighbour_file = (
-            stack.enter_context(whole(folder / name)) for name in FILES
-        )
-        faiss.write_index(index, str(index_file))
-        write_labels(label_file, embeddings)
-        write_neighbours(neighbour_file, neighbours, sample_Q)
+    _write(folder, index, embeddings, sample)
     manifest = {
         "schema": _SCHEMA,
         **embeddings.origin,
         "description": description,
-        "metric": "inner product" if description == "Flat" else "squared distance",
         "nprobe": settings.nprobe,
         "seed": seed,
         "n_cells": embeddings.n_cells,
         "width": embeddings.width,
-        "n_sampled": len(sample_Q),
-        "bytes_per_cell": (folder / FILES[0]).stat().st_size / embeddings.n_cells,
+        "sample_cells": len(sample.rows_S),
+        "recall_queries": len(queries.rows_S),
         "threads": threads,
         **measures,
+        "bytes_per_cell": (folder / FILES[0]).stat().st_size / embeddings.n_cells,
         "sha256": {name: sha256(folder / name) for name in FILES},
         "environment": environment(),
     }
@@ -142,6 +130,29 @@ def build_index(
     if state is not None:
         state.unlink(missing_ok=True)
     return manifest
+
+
+def _draw(
+    embeddings: Embeddings, settings: IndexSettings, seed: int
+) -> tuple[Sample, Sample, NDArray[np.int64]]:
+    """Draw the sample, those of it that measure recall, and the order in which rows train."""
+    order_N = np.random.default_rng(seed).permutation(embeddings.n_cells)
+    sample_N = order_N[: settings.sample_cells]
+    rows_S, queries_S = np.sort(sample_N), np.sort(sample_N[: settings.recall_queries])
+    sample = Sample(rows_S, embeddings.rows(rows_S))
+    queries = Sample(queries_S, sample.emb_SD[np.searchsorted(rows_S, queries_S)])
+    # What is measured on comes last: it is trained on only where the index takes all cells.
+    return sample, queries, np.roll(order_N, -len(rows_S))
+
+
+def _write(folder: Path, index: Any, embeddings: Embeddings, sample: Sample) -> None:
+    with ExitStack() as stack:
+        index_file, label_file, sample_file = (
+            stack.enter_context(whole(folder / name)) for name in FILES
+        )
+        faiss.write_index(index, str(index_file))
+        write_labels(label_file, embeddings)
+        write_sample(sample_file, sample)
 
 
 def _open_state(state: Path | None) -> Any:
@@ -168,23 +179,19 @@ def _add(index: Any, embeddings: Embeddings, state: Path | None, *, save_seconds
         log.info("%d of %d cells added, %.0f s left", index.ntotal, embeddings.n_cells, left)
 
 
-def _measure(
-    index: Any, embeddings: Embeddings, sample_Q: NDArray[np.int64]
-) -> tuple[Neighbours, dict[str, float]]:
-    """Neighbours of the sampled cells, themselves left out, and how well the index finds them.
+def _measure(index: Any, embeddings: Embeddings, queries: Sample) -> dict[str, float]:
+    """Recall and time of searching some reference cells, themselves left out.
 
     recall@k is the share of the k nearest cells by exact search that are among the k that the
-    index gives, mean over the sampled cells.
+    index gives, mean over the queries.
     """
-    query_QD = embeddings.rows(sample_Q)
-    k = min(_SAMPLE_NEIGHBOURS, embeddings.n_cells - 1)
+    k = min(max(_RECALL_AT), embeddings.n_cells - 1)
+    exact = drop_self(search_exactly(embeddings, queries.emb_SD, k + 1), queries.rows_S)
     start = time.perf_counter()
-    found = drop_self(search(index, query_QD, k + 1), sample_Q)
-    milliseconds = (time.perf_counter() - start) * 1000 / len(sample_Q)
-    n_exact = min(max(_RECALL_AT), k)
-    exact = drop_self(search_exactly(embeddings, query_QD, n_exact + 1), sample_Q)
+    found = drop_self(search(index, queries.emb_SD, k + 1), queries.rows_S)
+    milliseconds = (time.perf_counter() - start) * 1000 / len(queries.rows_S)
     recall = {
         f"recall@{at}": share_found(found.rows_QK[:, :at], exact.rows_QK[:, :at])
         for at in _RECALL_AT
     }
-    return found, {**recall, "milliseconds_per_query": milliseconds}
+    return {**recall, "milliseconds_per_query": milliseconds}

@@ -98,8 +98,7 @@ def _match_rotation(index: Any) -> Any:
     index = faiss.downcast_index(index)
     if not isinstance(index, faiss.IndexPreTransform):
         return None
-    chain: Any = index.chain
-    opq = faiss.downcast_VectorTransform(chain.at(0))
+    opq = faiss.downcast_VectorTransform(index.chain.at(0))
     codes = getattr(faiss.downcast_index(index.index), "pq", None)
     if not isinstance(opq, faiss.OPQMatrix) or codes is None:
         return None

@@ -74,11 +74,7 @@ class Labels:
         ValueError
             Where there is no such column or it is not text.
         """
-        if column not in self.columns:
-            message = (
-                f"the reference has no obs column {column!r}; it has: {', '.join(self.columns)}"
-            )
-            raise ValueError(message)
+        self._require(column)
         kind = self._table.schema.field(column).type
         if not pa.types.is_dictionary(kind):
             message = f"obs column {column!r} is {kind}, where labels (text) are due"
@@ -109,8 +105,23 @@ class Labels:
         return np.asarray(recode[codes]).reshape(rows.shape)
 
     def values(self, columns: Sequence[str], rows: NDArray[np.int64]) -> pa.Table:
-        """Values of columns at rows (1-D); null where the row is -1."""
+        """Values of obs columns or `SOMA_JOINID` at rows (1-D); null where the row is -1.
+
+        Raises
+        ------
+        ValueError
+            Where there is no such column.
+        """
+        for name in columns:
+            self._require(name)
         return pa.table({name: self._take(name, rows) for name in columns})
+
+    def _require(self, column: str) -> None:
+        if column not in self._table.column_names:
+            message = (
+                f"the reference has no obs column {column!r}; it has: {', '.join(self.columns)}"
+            )
+            raise ValueError(message)
 
     def _take(self, column: str, rows: NDArray[np.int64]) -> pa.Array:
         wanted = pa.array(rows.ravel(), mask=rows.ravel() < 0)

@@ -1,17 +1,24 @@
-"""The Cell Ontology as far as it is needed: terms, their synonyms, what each is a kind of."""
+"""The Cell Ontology as far as it is needed: terms, and what each is a kind of."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scgpt_core.config import Settings, read_table
 
-class _Term(NamedTuple):
+
+class _TermRow(Settings):
+    """A row of resources/cell_ontology.tsv."""
+
+    id: str
     name: str
-    parents: tuple[str, ...]
+    is_a: str = ""
+
+    @property
+    def parents(self) -> list[str]:
+        return [parent for parent in self.is_a.split("|") if parent]
 
 
 class Ontology:
@@ -20,16 +27,16 @@ class Ontology:
     Parameters
     ----------
     terms
-        By id: name and ids of the parents.
+        By id.
     names
-        Id by name, synonym or id, in lower case.
+        Id by name or id, in lower case.
     """
 
-    def __init__(self, terms: dict[str, _Term], names: dict[str, str]) -> None:
+    def __init__(self, terms: dict[str, _TermRow], names: dict[str, str]) -> None:
         self._terms, self._names = terms, names
 
     def find(self, label: str) -> str | None:
-        """Id of the term that a label names, by id, name or synonym; None where there is none."""
+        """Id of the term that a label names, by name or id; None where there is none."""
         return self._names.get(label.lower())
 
     def name(self, term: str) -> str:
@@ -61,14 +68,15 @@ class Ontology:
 
         Returns
         -------
-        The C labels, then the names of terms above them that no label names; and bool (C, T), True
-        where the label is the name or a kind of it.
+        The C labels, then the names of terms above them that no label names, those with most terms
+        above them first; and bool (C, T), True where the label is the name or a kind of it.
         """
         found = {label: self.find(label) for label in labels}
         above = {label: self.ancestors(term) if term else set() for label, term in found.items()}
         rest = set().union(*above.values()) - set(found.values())
-        targets = [*(found[label] for label in labels), *sorted(rest)]
-        names = [*labels, *(self.name(term) for term in sorted(rest))]
+        deepest_first = sorted(rest, key=lambda term: (-len(self.ancestors(term)), term))
+        targets = [*(found[label] for label in labels), *deepest_first]
+        names = [*labels, *(self.name(term) for term in deepest_first)]
         kind_CT = [
             [
                 name == label or target in above[label]
@@ -80,27 +88,23 @@ class Ontology:
 
 
 def read_ontology(path: str | Path) -> Ontology:
-    """Read a table of terms: id, name, is_a and synonyms; the last two of any number, after ``|``.
+    """Read a table of terms: id, name and is_a, the ids of its parents with ``|`` between them.
 
     Raises
     ------
     ValueError
-        Where a parent is in no row, or a name or synonym is that of two terms.
+        Where a parent is in no row, or two terms have one name.
     """
-    with Path(path).open(newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
-    terms = {
-        row["id"]: _Term(row["name"], tuple(filter(None, row["is_a"].split("|")))) for row in rows
-    }
+    rows = read_table(Path(path), _TermRow)
     names: dict[str, str] = {}
-    for row in rows:
-        orphans = [parent for parent in terms[row["id"]].parents if parent not in terms]
+    for row in rows.values():
+        orphans = [parent for parent in row.parents if parent not in rows]
         if orphans:
-            message = f"{path}: {row['id']} is a {', '.join(orphans)}, which is in no row"
+            message = f"{path}: {row.id} is a {', '.join(orphans)}, which is in no row"
             raise ValueError(message)
-        for name in filter(None, [row["id"], row["name"], *row["synonyms"].split("|")]):
-            other = names.setdefault(name.lower(), row["id"])
-            if other != row["id"]:
-                message = f"{path}: {name!r} names both {other} and {row['id']}"
+        for name in (row.id, row.name):
+            other = names.setdefault(name.lower(), row.id)
+            if other != row.id:
+                message = f"{path}: {name!r} names both {other} and {row.id}"
                 raise ValueError(message)
-    return Ontology(terms, names)
+    return Ontology({row.id: row for row in rows.values()}, names)

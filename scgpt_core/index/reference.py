@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from scgpt_core.index.description import set_nprobe
 from scgpt_core.index.embeddings import FloatArray, check_unit_rows
 from scgpt_core.index.labels import Labels
-from scgpt_core.index.neighbours import Neighbours, read_neighbours, search
+from scgpt_core.index.neighbours import Neighbours, search
+from scgpt_core.index.sample import Sample, read_sample
 from scgpt_core.runs import read_json, sha256
 
 Contents = TypeVar("Contents")
 
-FILES: Final = ("index.faiss", "labels.arrow", "neighbours.arrow")
+FILES: Final = ("index.faiss", "labels.arrow", "sample.arrow")
 """What `manifest.json` seals."""
 
 
@@ -29,13 +30,17 @@ class Reference(NamedTuple):
 
     index: Any
     labels: Labels
-    sampled: Neighbours
-    """Neighbours of the cells `sample_S` in the reference itself."""
-    sample_S: NDArray[np.int64]
-    """Rows of the sampled cells."""
+    sample: Sample
     manifest: dict[str, Any]
 
-    def search(self, query_QD: FloatArray, k: int, *, model: str) -> Neighbours:
+    def search(
+        self,
+        query_QD: FloatArray,
+        k: int,
+        *,
+        model: str,
+        among: NDArray[np.uint8] | None = None,
+    ) -> Neighbours:
         """Rows and cosines of the k nearest reference cells of each query, nearest first.
 
         Parameters
@@ -46,6 +51,8 @@ class Reference(NamedTuple):
             Neighbours of each; row -1 and cosine -inf where fewer were found.
         model
             Digest of the model that embedded the queries.
+        among
+            `bitmap` of the rows that may be found; all where left out.
 
         Raises
         ------
@@ -70,7 +77,7 @@ class Reference(NamedTuple):
         if k > self.manifest["n_cells"]:
             message = f"{k} neighbours of {self.manifest['n_cells']} reference cells: lower k"
             raise ValueError(message)
-        return search(self.index, np.ascontiguousarray(query_QD, np.float32), k)
+        return search(self.index, np.ascontiguousarray(query_QD, np.float32), k, among=among)
 
 
 def open_index(
@@ -81,7 +88,7 @@ def open_index(
     Parameters
     ----------
     folder
-        With index.faiss, labels.arrow, neighbours.arrow and manifest.json.
+        With `FILES` and manifest.json.
     nprobe
         Lists that a query visits; that of the manifest where left out.
     threads
@@ -102,14 +109,14 @@ def open_index(
     index = _read(folder / FILES[0], lambda path: faiss.read_index(str(path)))
     set_nprobe(index, nprobe or manifest["nprobe"])
     labels = _read(folder / FILES[1], Labels)
-    sampled, sample_S = _read(folder / FILES[2], read_neighbours)
+    sample = _read(folder / FILES[2], read_sample)
     if not index.ntotal == len(labels) == manifest["n_cells"]:
         message = (
             f"{folder}: index of {index.ntotal} cells, labels of {len(labels)}, manifest of "
             f"{manifest['n_cells']}: they do not belong together. Run build_index again"
         )
         raise ValueError(message)
-    return Reference(index, labels, sampled, sample_S, manifest)
+    return Reference(index, labels, sample, manifest)
 
 
 def _check_file(path: Path, expected: str | None) -> None:

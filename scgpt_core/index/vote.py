@@ -33,73 +33,91 @@ def neighbour_weights(similarity_QK: NDArray[np.floating]) -> FloatArray:
 def vote(
     weight_QK: FloatArray, codes_QK: NDArray[np.int64], class_weight_C: FloatArray
 ) -> FloatArray:
-    """Share of the votes of each label, (Q, C).
-
-    Each neighbour votes with its weight times that of its label. Neighbours without a label do not
-    vote, but doubt: where they are half the weight, the shares sum to a half.
+    """Share of the votes of each label, (Q, C); rows sum to 1, or to 0 where nobody votes.
 
     Parameters
     ----------
     weight_QK
         Weight of each neighbour.
     codes_QK
-        Label of each neighbour; -1: none.
+        Label of each neighbour; -1: none, it does not vote.
     class_weight_C
-        Weight of each label, from its frequency in the reference.
+        Factor of each label's votes, from its frequency in the reference.
     """
     n_queries, n_classes = len(weight_QK), len(class_weight_C)
-    voted_QK = (codes_QK >= 0) & (weight_QK > 0)
+    voted_QK = codes_QK >= 0
     cell_QK = np.arange(n_queries)[:, None] * n_classes + codes_QK
     votes_QK = weight_QK * class_weight_C[codes_QK]
     votes_QC = np.bincount(
         cell_QK[voted_QK], votes_QK[voted_QK], minlength=n_queries * n_classes
     ).reshape(n_queries, n_classes)
-    total_Q = votes_QC.sum(axis=1)
-    labelled_Q = (weight_QK * voted_QK).sum(axis=1) / np.maximum(weight_QK.sum(axis=1), 1e-12)
-    share_Q = np.divide(labelled_Q, total_Q, out=np.zeros(n_queries), where=total_Q > 0)
-    return np.asarray(votes_QC * share_Q[:, None])
+    total_Q1 = votes_QC.sum(axis=1, keepdims=True)
+    share_QC: FloatArray = np.zeros(votes_QC.shape)
+    np.divide(votes_QC, total_Q1, out=share_QC, where=total_Q1 > 0)
+    return share_QC
 
 
 class Calibration(NamedTuple):
     """From the share of the votes to the probability that the label is right (Platt scaling).
 
-    sigmoid(slope x logit(share) + intercept). Platt, Advances in Large Margin Classifiers, 1999.
+    sigmoid(slope x logit(share) + intercept), for each label its own.
+    Platt, Advances in Large Margin Classifiers, 1999.
     """
 
-    slope: float
-    intercept: float
+    slope_C: FloatArray
+    intercept_C: FloatArray
     k: int
     """Neighbours that vote: a share of 1 counts as (k + 1/2) / (k + 1)."""
 
-    def __call__(self, share: NDArray[np.floating]) -> FloatArray:
-        """Probabilities, of the shape of the shares; 0 where nobody voted for the label."""
-        logit = self.slope * _logit(share, self.k) + self.intercept
-        return np.where(share > 0, 1 / (1 + np.exp(-logit)), 0.0)
+    def __call__(self, share_QC: NDArray[np.floating]) -> FloatArray:
+        """Probabilities (Q, C); 0 where nobody voted for the label."""
+        logit_QC = self.slope_C * _logit(share_QC, self.k) + self.intercept_C
+        return np.where(share_QC > 0, 1 / (1 + np.exp(-logit_QC)), 0.0)
 
 
-def fit_calibration(share_Q: FloatArray, right_Q: NDArray[np.bool_], k: int) -> Calibration:
-    """Fit the probability that the winning label is right to cells whose label is known.
+def fit_calibration(
+    share_QC: FloatArray,
+    won_QC: NDArray[np.bool_],
+    right_QC: NDArray[np.bool_],
+    *,
+    k: int,
+    min_cells: int = 50,
+) -> Calibration:
+    """Fit to cells whose label is known how often a label that won is right.
 
     Parameters
     ----------
-    share_Q
-        Share of the winning label.
-    right_Q
-        Whether it is the true one.
+    share_QC
+        Share of the votes of each label, or of a group of labels.
+    won_QC
+        Whether the winning label is this one, or of this group; the others tell nothing of it.
+    right_QC
+        Whether the true label is this one, or of this group.
     k
         Neighbours that voted.
+    min_cells
+        Labels that fewer cells were voted into share one curve, fitted to all labels.
     """
+    slope, intercept = _fit(share_QC[won_QC], right_QC[won_QC], k)
+    n_labels = share_QC.shape[1]
+    slope_C, intercept_C = np.full(n_labels, slope), np.full(n_labels, intercept)
+    for c in np.flatnonzero(won_QC.sum(axis=0) >= min_cells):
+        won_Q = won_QC[:, c]
+        slope_C[c], intercept_C[c] = _fit(share_QC[won_Q, c], right_QC[won_Q, c], k)
+    return Calibration(slope_C, intercept_C, k)
+
+
+def _fit(share_Q: FloatArray, right_Q: NDArray[np.bool_], k: int) -> tuple[float, float]:
     # Platt's targets, which stay off 0 and 1: each cell counts partly as right, partly as wrong.
     n_right, n_wrong = int(right_Q.sum()), int((~right_Q).sum())
     target_Q = np.where(right_Q, (n_right + 1) / (n_right + 2), 1 / (n_wrong + 2))
     logit_Q = _logit(share_Q, k)
-    fit = LogisticRegression(C=1e6)
-    fit.fit(
+    fit = LogisticRegression().fit(
         np.concatenate([logit_Q, logit_Q])[:, None],
         np.repeat([1, 0], len(share_Q)),
         sample_weight=np.concatenate([target_Q, 1 - target_Q]),
     )
-    return Calibration(float(fit.coef_[0, 0]), float(fit.intercept_[0]), k)
+    return float(fit.coef_[0, 0]), float(fit.intercept_[0])
 
 
 def _logit(share: NDArray[np.floating], k: int) -> FloatArray:

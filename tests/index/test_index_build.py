@@ -16,7 +16,6 @@ from scgpt_core.index import build as build_module
 from scgpt_core.index.description import choose_description
 from scgpt_core.runs import read_json, sha256
 
-
 COMPRESSED = IndexSettings(description="OPQ8_16,IVF8_HNSW8,PQ8x4fsr", nprobe=4, sample_cells=100)
 
 
@@ -76,9 +75,9 @@ def test_recall_of_a_compressed_index_is_that_of_a_search_by_hand(
     manifest = build_index(shards, tmp_path, settings=COMPRESSED)
     reference = open_index(tmp_path)
     everything = Embeddings(shards).rows(np.arange(450))
-    assert len(reference.sample_S) == manifest["n_sampled"] == 100
+    assert len(reference.sample.rows_S) == manifest["sample_cells"] == 100
     hits = []
-    for cell in reference.sample_S:
+    for cell in reference.sample.rows_S:
         cosine = everything @ everything[cell]
         cosine[cell] = -np.inf
         _, found = reference.index.search(everything[cell : cell + 1], 11)
@@ -86,7 +85,7 @@ def test_recall_of_a_compressed_index_is_that_of_a_search_by_hand(
         hits.append(len(set(near) & set(np.argsort(-cosine)[:10])) / 10)
     assert manifest["recall@10"] == pytest.approx(np.mean(hits), abs=0.01)  # ties
     assert 0.3 < manifest["recall@10"] < 1
-    assert (reference.sampled.rows_QK != reference.sample_S[:, None]).all()
+    np.testing.assert_array_equal(reference.sample.emb_SD, everything[reference.sample.rows_S])
 
 
 def test_too_low_recall_fails_and_leaves_nothing(shards: list[Path], tmp_path: Path) -> None:
@@ -128,7 +127,7 @@ def test_an_interrupted_build_resumes_to_the_same_index(
     monkeypatch.setattr(build_module.log, "handlers", [])
     build_index(shards, tmp_path / "resumed", **resumed)
     assert not list((tmp_path / "state").iterdir())
-    for name in ("index.faiss", "labels.arrow", "neighbours.arrow"):
+    for name in ("index.faiss", "labels.arrow", "sample.arrow"):
         assert sha256(tmp_path / "at once" / name) == sha256(tmp_path / "resumed" / name)
 
 
@@ -167,12 +166,12 @@ def test_labels_keep_every_column_in_order(exact_folder: Path, shards: list[Path
 def test_files_that_do_not_belong_together_are_refused(shards: list[Path], tmp_path: Path) -> None:
     build_index(shards, tmp_path / "a", settings=IndexSettings(sample_cells=50))
     build_index(shards[:2], tmp_path / "b", settings=IndexSettings(sample_cells=50))
-    for name in ("index.faiss", "labels.arrow", "neighbours.arrow"):
+    for name in ("index.faiss", "labels.arrow", "sample.arrow"):
         mixed = Path(shutil.copytree(tmp_path / "a", tmp_path / f"mixed {name}"))
         shutil.copy(tmp_path / "b" / name, mixed)
         with pytest.raises(ValueError, match=rf"{name} is not the file that manifest.json was"):
             open_index(mixed)
-        if name != "neighbours.arrow":
+        if name != "sample.arrow":
             with pytest.raises(ValueError, match="they do not belong together"):
                 open_index(mixed, verify=False)
 
@@ -224,7 +223,7 @@ def test_broken_embeddings_are_not_written(value: float, said: str, tmp_path: Pa
 
 
 def test_what_faiss_cannot_make_is_said(shards: list[Path], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="index.description 'IVFx' makes no faiss index of width"):
+    with pytest.raises(ValueError, match=r"index.description 'IVFx' makes no faiss index of width"):
         build_index(shards, tmp_path, settings=IndexSettings(description="IVFx"))
     with pytest.raises(ValueError, match="450 cells are too few to train"):
         build_index(shards, tmp_path, settings=IndexSettings(description="IVF512,Flat"))
