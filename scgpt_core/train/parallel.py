@@ -110,7 +110,7 @@ def parallelize(model: ScGPT, settings: TrainerSettings, world: World) -> nn.Mod
     if world.size == 1:
         return model
     if settings.parallel == "ddp":
-        return DistributedDataParallel(model, broadcast_buffers=False)
+        return DistributedDataParallel(model)
     mesh = _mesh(world)
     for module in (*layers, model):
         fully_shard(module, mesh=mesh)

@@ -18,7 +18,7 @@ from scgpt_core.batch import Batch
 from scgpt_core.train.objectives import is_gene
 
 _COMPONENTS = 32
-_PENALTIES = (1.0, 10.0, 100.0)
+_PENALTIES = (10.0, 100.0, 1000.0)
 """Of the ridge, relative to components of unit variance; the best on every tenth cell is taken."""
 
 
@@ -157,7 +157,10 @@ def _components(known: _Entries, n_tokens: int, seed: int) -> Tensor:
     """Leading right singular vectors of the cells x tokens matrix, by subspace iteration."""
     n_cells = int(known.cell_M.max()) + 1
     index = torch.stack([known.cell_M, known.token_M])
-    x_NT = torch.sparse_coo_tensor(index, known.value_M, (n_cells, n_tokens)).coalesce()
+    shape = (n_cells, n_tokens)
+    x_NT = torch.sparse_coo_tensor(
+        index, known.value_M, shape, check_invariants=True
+    ).coalesce()
     x_TN = x_NT.t().coalesce()
     generator = torch.Generator().manual_seed(seed)
     basis_TK = torch.randn(n_tokens, min(_COMPONENTS, n_cells), generator=generator)

@@ -1,0 +1,302 @@
+"""Generative pretraining of a model on a corpus, from scratch or from another model's weights."""
+
+import dataclasses
+import functools
+import itertools
+import logging
+import platform
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+from scgpt_core.batch import Batch
+from scgpt_core.checkpoint import adapt_model, load_checkpoint, save_checkpoint
+from scgpt_core.config import ModelConfig, PretrainSettings
+from scgpt_core.data.collate import TokenSettings
+from scgpt_core.data.loader import ShardLoader
+from scgpt_core.data.shards import Corpus, open_corpus
+from scgpt_core.device import resolve_precision
+from scgpt_core.model import ScGPT
+from scgpt_core.runs import read_json, whole, write_json
+from scgpt_core.train.evaluation import generation_errors, model_predictor
+from scgpt_core.train.flops import FlopsCounter, peak_flops
+from scgpt_core.train.journal import METRICS, read_metrics
+from scgpt_core.train.memory import resolve_micro_batch
+from scgpt_core.train.objectives import Pretraining
+from scgpt_core.train.parallel import World, join_world
+from scgpt_core.train.predictors import GeneMean, RidgeOnPCA
+from scgpt_core.train.trainer import Result, Trainer
+
+_BASELINE_CELLS = 20_000
+"""Training cells that the simple predictors are fitted to, at most."""
+_BASELINE_SEED = 1
+"""Of those cells and of the predictors."""
+
+Samples = dict[str, list[Batch]]
+"""Batches to evaluate on, by split."""
+Errors = dict[str, dict[str, float]]
+"""Mean squared errors by split and prediction (`generation_errors`)."""
+
+logger = logging.getLogger(__name__)
+
+
+def pretrain(
+    corpus_folder: Path,
+    output_folder: Path,
+    settings: PretrainSettings,
+    *,
+    seed: int,
+    state_folder: Path,
+    init_from: Path | None = None,
+    threads: int = 1,
+) -> bool:
+    """Pretrain a model and write its folder; False where it was stopped before its last step.
+
+    Run again, it goes on from its last checkpoint. Under torchrun several processes share the work.
+
+    Parameters
+    ----------
+    corpus_folder
+        With `manifest.json`, `vocab.json` and token shards.
+    output_folder
+        The model folder; the learning curve, `metrics.jsonl`, is written there too.
+    seed
+        Of weights, order of cells, draws and dropout.
+    state_folder
+        Where checkpoints lie.
+    init_from
+        Model folder to take weights and size from (continual pretraining).
+    threads
+        CPU threads of this process.
+
+    Raises
+    ------
+    ValueError
+        Where `init_from` has another vocabulary or other bins than this run.
+    """
+    with join_world(settings.trainer.device) as world:
+        if world.device.type == "cpu":
+            torch.set_num_threads(threads)
+        corpus = open_corpus(corpus_folder, split="train")
+        model, origin = _make_model(corpus, settings, seed=seed, init_from=init_from)
+        model.to(world.device)
+        objective = Pretraining(
+            cell_prompt_after=settings.cell_prompt_after,
+            unknown_value=model.config.mask_value,
+            gepc=model.config.gepc is not None,
+        )
+        tokens = _token_settings(model.config, settings)
+        loader = ShardLoader(
+            corpus,
+            tokens,
+            batch_cells=settings.trainer.batch_cells,
+            micro_batch_cells=resolve_micro_batch(model, objective, settings.trainer, world),
+            seed=seed,
+            rank=world.rank,
+            world_size=world.size,
+            threads=threads if world.device.type == "cuda" else 1,
+            by_length=True,
+            pin=world.device.type == "cuda",
+        )
+        samples = _samples(corpus_folder, corpus, tokens, settings, seed)
+        flops = FlopsCounter(model)
+        trainer = Trainer(
+            model,
+            objective,
+            loader,
+            settings.trainer,
+            world=world,
+            steps=settings.steps or settings.epochs * loader.steps_per_epoch,
+            seed=seed,
+            state_folder=state_folder,
+            identity={
+                "corpus": corpus.digest,
+                "init_from": origin,
+                "model": model.config.model_dump(mode="json"),
+                "tokens": dataclasses.asdict(tokens),
+                "cell_prompt_after": settings.cell_prompt_after,
+            },
+            evaluate=functools.partial(_errors, samples, settings, objective, world),
+            evaluate_steps=settings.evaluate_steps,
+        )
+        baselines = world.agree(
+            _baselines(trainer.folder, corpus, tokens, samples, settings) if world.rank == 0 else {}
+        )
+        result = trainer.run()
+        if result.finished:
+            report = _report(result, settings, flops, world) | {
+                "corpus": {key: corpus.manifest[key] for key in ("corpus", "digest", "census")},
+                "init_from": origin,
+                "seed": seed,
+                "baselines": baselines,
+            }
+            _write_model(output_folder, model, corpus, report, result)
+    return result.finished
+
+
+def _make_model(
+    corpus: Corpus, settings: PretrainSettings, *, seed: int, init_from: Path | None
+) -> tuple[ScGPT, str | None]:
+    """Make the model to train, on the CPU, and the digest of what its weights come from."""
+    vocab = corpus.vocab
+    if init_from is None:
+        torch.manual_seed(seed)
+        config = ModelConfig(
+            **settings.architecture.model_dump(),
+            n_tokens=vocab.n_tokens,
+            pad_id=vocab.pad_id,
+            cls_id=vocab.cls_id,
+            n_bins=settings.n_bins,
+            max_tokens=settings.max_tokens,
+        )
+        model = ScGPT(config, attention=settings.trainer.attention)
+        # Bins are about uniform: from their mean on, the first steps learn genes, not an offset.
+        nn.init.constant_(model.gep_head.value[-1].bias, config.n_bins / 2)
+        return model, None
+    ckpt = load_checkpoint(init_from, device="cpu", attention=settings.trainer.attention)
+    for what, theirs, ours in (
+        ("vocabulary of digest", ckpt.vocab.digest, vocab.digest),
+        ("number of bins", ckpt.config.n_bins, settings.n_bins),
+    ):
+        if theirs != ours:
+            message = (
+                f"the model {init_from} has the {what} {theirs}, this run {ours}: build the corpus "
+                "with the model's vocabulary, and set pretrain.n_bins to its bins"
+            )
+            raise ValueError(message)
+    logger.info("weights and size are those of %s, whatever pretrain.architecture says", init_from)
+    changes = {
+        "n_classes": None,
+        "dar": False,
+        "dropout": settings.architecture.dropout,
+        "max_tokens": settings.max_tokens,
+    }
+    model, _ = adapt_model(ckpt, changes, fresh=("class_head.", "batch_head."))
+    return model, ckpt.digest
+
+
+def _token_settings(config: ModelConfig, settings: PretrainSettings) -> TokenSettings:
+    """Tokens as zero-shot embedding makes them, with a split into known and unknown genes."""
+    return TokenSettings(
+        max_tokens=settings.max_tokens,
+        n_bins=config.n_bins,
+        pad_id=config.pad_id,
+        cls_id=config.cls_id,
+        pad_value=config.pad_value,
+        mask_value=config.mask_value,
+        cls_value=config.pad_value,
+        unknown_shares=settings.unknown_shares,
+    )
+
+
+def _samples(
+    folder: Path, corpus: Corpus, tokens: TokenSettings, settings: PretrainSettings, seed: int
+) -> Samples:
+    """Draw cells to evaluate on: `seen`, of the training cells, and `heldout`, if any are."""
+    samples = {"seen": _sample(corpus, tokens, settings.evaluate_cells, seed)}
+    heldout = open_corpus(folder, split="heldout")
+    if heldout.n_cells:
+        samples["heldout"] = _sample(heldout, tokens, settings.evaluate_cells, seed)
+    else:
+        logger.warning("the corpus holds no cells out: errors are of cells that training sees")
+    return samples
+
+
+def _sample(corpus: Corpus, tokens: TokenSettings, n_cells: int, seed: int) -> list[Batch]:
+    """Up to `n_cells` of the corpus at random, in batches: the same in every process and run."""
+    loader = ShardLoader(corpus, tokens, batch_cells=32, seed=seed, by_length=True)
+    return list(itertools.islice(loader.batches(), -(-n_cells // 32)))
+
+
+def _baselines(
+    folder: Path,
+    corpus: Corpus,
+    tokens: TokenSettings,
+    samples: Samples,
+    settings: PretrainSettings,
+) -> dict[str, Errors]:
+    """Errors of the simple predictors by their name and split, computed once in a run's life."""
+    path = folder / "baselines.json"
+    if not path.exists():
+        cells = _sample(corpus, tokens, _BASELINE_CELLS, seed=_BASELINE_SEED)
+        mean = GeneMean.fit(cells, corpus.vocab.n_tokens)
+        ridge = RidgeOnPCA.fit(cells, mean, seed=_BASELINE_SEED)
+        errors = {
+            name: {
+                split: generation_errors(predict, batches, settings.unknown_shares)
+                for split, batches in samples.items()
+            }
+            for name, predict in (("gene_mean", mean), ("ridge", ridge))
+        }
+        write_json(path, errors)
+        for name, by_split in errors.items():
+            logger.info(
+                "baseline %s: %s", name, {s: round(e["gep"], 3) for s, e in by_split.items()}
+            )
+    return read_json(path)
+
+
+def _write_model(
+    folder: Path, model: ScGPT, corpus: Corpus, report: Mapping[str, Any], result: Result
+) -> None:
+    """Gather the weights from all processes; the first writes the model folder."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    weights = get_model_state_dict(model, options=options)
+    if not weights:  # only the first process is given them
+        return
+    whole_model = ScGPT(model.config)
+    whole_model.load_state_dict(weights)
+    save_checkpoint(folder, whole_model, corpus.vocab, training=report)
+    with whole(folder / METRICS) as temporary:
+        shutil.copyfile(result.folder / METRICS, temporary)
+
+
+def _errors(
+    samples: Samples,
+    settings: PretrainSettings,
+    objective: Pretraining,
+    world: World,
+    model: ScGPT,
+) -> Errors:
+    """Errors of the model, in every process: it takes all of them to run a sharded one."""
+    predict = model_predictor(model, objective, world.device)
+    return {
+        split: generation_errors(predict, batches, settings.unknown_shares)
+        for split, batches in samples.items()
+    }
+
+
+def _report(
+    result: Result, settings: PretrainSettings, flops: FlopsCounter, world: World
+) -> dict[str, Any]:
+    """Tell what `training.json` says of the run itself."""
+    totals = result.totals
+    precision = resolve_precision(world.device, settings.trainer.precision)
+    peak = peak_flops(world.device, precision)
+    used = totals.flops / totals.seconds / world.size
+    last = {line.pop("split"): line for line in read_metrics(result.folder / METRICS)}
+    on_gpu = world.device.type == "cuda"
+    return {
+        "objective": "generative pretraining",
+        "steps": totals.step,
+        "cells": totals.cells,
+        "tokens": totals.tokens,
+        "seconds": round(totals.seconds, 1),
+        "cells_per_s": totals.cells / totals.seconds,
+        "tokens_per_s": totals.tokens / totals.seconds,
+        "parameters": flops.parameters,
+        "non_embedding_parameters": flops.non_embedding,
+        "flops_per_s_and_device": used,
+        "flops_use": None if peak is None else used / peak,
+        "device": torch.cuda.get_device_name(world.device) if on_gpu else platform.processor(),
+        "processes": world.size,
+        "threads": torch.get_num_threads(),
+        "precision": str(precision).removeprefix("torch."),
+        "errors": {split: last[split] for split in ("seen", "heldout") if split in last},
+        "settings": settings.model_dump(mode="json"),
+    }
