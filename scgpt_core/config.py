@@ -268,34 +268,46 @@ class EmbedSettings(Settings):
     """Share of a data set's counts whose genes must be in the vocabulary, or the run stops."""
 
 
+class FineTuningTrainer(TrainerSettings):
+    """The loop as fine-tuning sets it, by default as published."""
+
+    micro_batch_cells: Count | None = 64
+    """As in `TrainerSettings`. ECS compares the cells of a micro-batch, and batch norm takes their
+    statistics: smaller ones change what is learned."""
+    schedule: Literal["cosine", "constant", "exponential"] = "exponential"
+    """As in `TrainerSettings`."""
+
+
 class IntegrationSettings(Settings):
     """Fine-tuning for batch integration; the defaults are those of the published tutorial."""
 
     n_genes: Count = 1200
-    """Highly variable genes (seurat_v3, per batch)."""
+    """Highly variable genes (seurat_v3, per batch); each is a token of every cell, zeros kept."""
+    min_matched: Share = 0.5
+    """Share of a data set's counts whose genes must be in the vocabulary, or the run stops."""
     mask_share: Share = 0.4
     """Share of the values that are masked."""
     gepc: bool = True
     """Add the GEPC objective."""
     explicit_zero_prob: bool = True
     """Predict zeros apart."""
-    ecs_threshold: float = Field(default=0.8, ge=0, le=1)
-    """Cosine that pairs of cells are drawn from or to; 0: no ECS."""
+    ecs_threshold: Share = 0.8
+    """Cosine from which pairs of cells are drawn nearer, and below which apart."""
     ecs_weight: float = Field(default=10, ge=0)
-    """Weight of ECS in the loss."""
+    """Weight of ECS in the loss; 0: no ECS."""
     dar_weight: float = Field(default=1, ge=0)
     """Weight of DAR in the loss; 0: no DAR."""
     domain_batch_norm: bool = True
     """Domain-specific batch norm."""
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    """Dropout in fine-tuning; null: the model's own."""
     epochs: Count = 15
     """Passes over the training cells, at most."""
     patience: Count = 5
     """Epochs without a better held-out loss before the fit stops."""
-    heldout_share: Share = 0.1
-    """Share of the cells, at random in each batch, that the early stop looks at."""
-    trainer: TrainerSettings = TrainerSettings(
-        batch_cells=64, learning_rate=1e-4, schedule="exponential", decay=0.9
-    )
+    heldout_share: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the cells of each batch that the early stop looks at; 0: no early stop."""
+    trainer: FineTuningTrainer = FineTuningTrainer()
 
 
 # ------------------------------------------------------------------------------ index, benchmark

@@ -1,0 +1,348 @@
+"""Fine-tuning for batch integration: prepare, fit, predict, as in the published tutorial.
+
+What differs from it, by choice: a mini-batch holds cells of all sequencing batches, each normalised
+by the statistics of its own; the fit stops early on the loss of held-out cells, never on labels;
+and what is drawn for a cell is seeded by the cell.
+
+Shapes: N cells of a data set, B cells of a mini-batch, G genes, D width.
+"""
+
+import dataclasses
+import functools
+import logging
+import shutil
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import anndata as ad
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F  # noqa: N812
+
+from scgpt_core.checkpoint import Checkpoint, adapt_model, load_checkpoint, save_checkpoint
+from scgpt_core.config import IntegrationSettings, ModelConfig
+from scgpt_core.data.binning import draw_keys
+from scgpt_core.data.cells import Cells, cells_from_csr, take_cells
+from scgpt_core.data.collate import TokenSettings
+from scgpt_core.data.genes import match_var
+from scgpt_core.data.identity import cell_identity
+from scgpt_core.data.loader import ArraySource, ShardLoader
+from scgpt_core.data.vocab import Vocabulary
+from scgpt_core.device import autocast, resolve_precision
+from scgpt_core.keys import BATCH
+from scgpt_core.model import ScGPT
+from scgpt_core.runs import run_record, sha256
+from scgpt_core.tasks.datasets import require_batches, variable_genes, write_embedding
+from scgpt_core.train.guards import Patience
+from scgpt_core.train.journal import METRICS, read_metrics
+from scgpt_core.train.memory import resolve_micro_batch
+from scgpt_core.train.objectives import Integration
+from scgpt_core.train.parallel import World, join_world
+from scgpt_core.train.trainer import Result, Trainer
+
+FRESH = (
+    "batch_embedding.",
+    "domain_norm.",
+    "gep_head.",
+    "gepc_head.",
+    "batch_head.",
+    "class_head.",
+)
+"""Weights that depend on the batches of a data set: they start anew where they do not fit."""
+_FOR_HELDOUT = 7  # added to the seed: cells are not held out by the draws of their genes
+_EVALUATION_CELLS = 64
+
+Init = Literal["pretrained", "random"]
+log = logging.getLogger(__name__)
+
+
+class UnfinishedError(Exception):
+    """A fit was stopped and saved before its end; run again, it goes on."""
+
+
+class Prepared(NamedTuple):
+    """A data set as the model reads it."""
+
+    cells: Cells
+    """Of the variable genes alone."""
+    genes: tuple[int, ...]
+    """Token ids of the variable genes, ascending."""
+    batch_N: NDArray[np.int64]
+    batches: tuple[str, ...]
+    """Names of the sequencing batches, by code."""
+    heldout_N: NDArray[np.bool_]
+    """True for the cells that the early stop looks at."""
+
+    def source(self, chosen_N: NDArray[np.bool_]) -> ArraySource:
+        """Give some of the cells to a loader."""
+        rows = np.flatnonzero(chosen_N)
+        return ArraySource(take_cells(self.cells, rows), batch=self.batch_N[rows])
+
+
+def prepare(
+    adata: ad.AnnData, vocab: Vocabulary, settings: IntegrationSettings, *, seed: int
+) -> Prepared:
+    """Choose variable genes that have a token, and cells of every batch to hold out.
+
+    Raises
+    ------
+    ValueError
+        Where the data set has a single batch, or too few of its counts have a token.
+    """
+    require_batches(adata)
+    match = match_var(adata.var, vocab)
+    log.info("%s", match.report())
+    match.require(settings.min_matched, np.asarray(adata.X.sum(axis=0)).ravel())
+    variable_G = variable_genes(adata, settings.n_genes, among=match.matched)
+    token_ids = np.where(variable_G, match.ids, -1)
+    cell_ids = cell_identity(adata.obs_names.to_numpy())
+    cells = cells_from_csr(
+        adata.X.indptr, adata.X.indices, adata.X.data, token_ids=token_ids, cell_ids=cell_ids
+    )
+    batches = adata.obs[BATCH].astype("category").cat
+    batch_N = batches.codes.to_numpy().astype(np.int64)
+    return Prepared(
+        cells,
+        tuple(np.sort(token_ids[variable_G]).tolist()),
+        batch_N,
+        tuple(batches.categories),
+        _hold_out(cell_ids, batch_N, settings.heldout_share, seed),
+    )
+
+
+def _hold_out(
+    cell_ids: NDArray[np.int64], batch_N: NDArray[np.int64], share: float, seed: int
+) -> NDArray[np.bool_]:
+    """Draw about this share of every batch, but never all of it."""
+    draw_N = draw_keys(seed + _FOR_HELDOUT, 0, cell_ids)
+    heldout_N = np.zeros(len(cell_ids), bool)
+    for code in np.unique(batch_N):
+        rows = np.flatnonzero(batch_N == code)
+        n = min(round(share * len(rows)), len(rows) - 1)
+        heldout_N[rows[np.argsort(draw_N[rows], kind="stable")[:n]]] = True
+    return heldout_N
+
+
+def make_model(
+    ckpt: Checkpoint, prepared: Prepared, settings: IntegrationSettings, *, init: Init, seed: int
+) -> ScGPT:
+    """Make the variant of a model that integrates these batches, on the model's device.
+
+    Parameters
+    ----------
+    init
+        "pretrained": what fits is inherited, and the log lists what is not; "random": nothing is.
+    seed
+        Of the weights that start anew.
+    """
+    changes: dict[str, Any] = {
+        "n_batches": len(prepared.batches),
+        "batch_labels": True,
+        "dar": settings.dar_weight > 0,
+        "batch_norm": "domain" if settings.domain_batch_norm else None,
+        "gepc": "inner product" if settings.gepc else None,
+        "explicit_zero_prob": settings.explicit_zero_prob,
+        "max_tokens": len(prepared.genes) + 1,
+        "n_classes": None,
+    }
+    if settings.dropout is not None:
+        changes["dropout"] = settings.dropout
+    torch.manual_seed(seed)
+    if init == "pretrained":
+        return adapt_model(ckpt, changes, fresh=FRESH)[0]
+    config = ModelConfig.model_validate(ckpt.config.model_dump() | changes)
+    return ScGPT(config, ckpt.model.attention).to(next(ckpt.model.parameters()).device)
+
+
+def fit(
+    model: ScGPT,
+    prepared: Prepared,
+    settings: IntegrationSettings,
+    *,
+    world: World,
+    seed: int,
+    state_folder: Path,
+    identity: dict[str, Any],
+) -> Result:
+    """Fine-tune a model in place; in the end it has the weights of the lowest held-out loss.
+
+    Parameters
+    ----------
+    model
+        From `make_model`.
+    state_folder
+        Where checkpoints lie: a fit that was interrupted goes on.
+    identity
+        What tells this fit from others in that folder, beside its settings.
+    """
+    objective = _objective(settings)
+    tokens = token_settings(model.config, prepared, mask_share=settings.mask_share)
+    loader = ShardLoader(
+        prepared.source(~prepared.heldout_N),
+        tokens,
+        batch_cells=settings.trainer.batch_cells,
+        micro_batch_cells=resolve_micro_batch(model, objective, settings.trainer, world),
+        seed=seed,
+        rank=world.rank,
+        world_size=world.size,
+        pin=world.device.type == "cuda",
+    )
+    watch: dict[str, Any] = {}
+    if prepared.heldout_N.any():
+        heldout = _loader_of_all(prepared.source(prepared.heldout_N), tokens, seed)
+        watch = {
+            "evaluate": functools.partial(_evaluate, objective, heldout, world),
+            "evaluate_steps": loader.steps_per_epoch,
+            "patience": Patience("heldout", "loss", settings.patience),
+        }
+    identity = {**identity, "tokens": dataclasses.asdict(tokens), **dataclasses.asdict(objective)}
+    return Trainer(
+        model,
+        objective,
+        loader,
+        settings.trainer,
+        world=world,
+        steps=settings.epochs * loader.steps_per_epoch,
+        seed=seed,
+        state_folder=state_folder,
+        identity={**identity, "model": model.config.model_dump(mode="json")},
+        **watch,
+    ).run()
+
+
+def _objective(settings: IntegrationSettings) -> Integration:
+    return Integration(
+        gepc=settings.gepc,
+        zero_prob=settings.explicit_zero_prob,
+        ecs_threshold=settings.ecs_threshold,
+        ecs_weight=settings.ecs_weight,
+        dar_weight=settings.dar_weight,
+    )
+
+
+def _loader_of_all(source: ArraySource, tokens: TokenSettings, seed: int) -> ShardLoader:
+    """All cells in order, with equal draws in every epoch."""
+    return ShardLoader(source, tokens, batch_cells=_EVALUATION_CELLS, seed=seed, shuffle=False)
+
+
+def token_settings(
+    config: ModelConfig, prepared: Prepared, *, mask_share: float | None
+) -> TokenSettings:
+    """Tokens of integration: all variable genes in every cell, zeros kept, `<cls>` with value 0."""
+    return TokenSettings(
+        max_tokens=len(prepared.genes) + 1,
+        n_bins=config.n_bins,
+        pad_id=config.pad_id,
+        cls_id=config.cls_id,
+        pad_value=config.pad_value,
+        mask_value=config.mask_value,
+        cls_value=0,
+        genes=prepared.genes,
+        mask_share=mask_share,
+    )
+
+
+def _evaluate(
+    objective: Integration, heldout: ShardLoader, world: World, model: ScGPT
+) -> dict[str, dict[str, float]]:
+    """Mean terms over held-out cells; `loss` is of the predictions of expression alone.
+
+    ECS and DAR are left out of it: they depend on which cells share a mini-batch, and the latter is
+    a game whose value does not tell how good the embedding is.
+    """
+    sums: dict[str, float] = defaultdict(float)
+    numbers: dict[str, float] = defaultdict(float)
+    for batch in heldout.batches():
+        sizes = objective.sizes(batch)
+        for name, term in objective(model, batch.to(world.device), 1.0).items():
+            sums[name] += term.item() * sizes[name]
+            numbers[name] += sizes[name]
+    means = {name: sums[name] / max(numbers[name], 1.0) for name in sums}
+    loss = sum(mean for name, mean in means.items() if name.startswith("gep"))
+    return {"heldout": {"loss": loss, **means}}
+
+
+@torch.inference_mode()
+def predict(
+    model: ScGPT, prepared: Prepared, settings: IntegrationSettings, *, seed: int
+) -> NDArray[np.float32]:
+    """Embed all cells with nothing masked: float32 (N, D), each row of length one."""
+    model.eval()
+    device = next(model.parameters()).device
+    precision = resolve_precision(device, settings.trainer.precision)
+    tokens = token_settings(model.config, prepared, mask_share=None)
+    loader = _loader_of_all(prepared.source(np.ones_like(prepared.heldout_N)), tokens, seed)
+    parts = []
+    with autocast(device, precision):
+        for batch in loader.batches():
+            cell_BD = model(batch.to(device), heads=()).cell_BD
+            parts.append(F.normalize(cell_BD.float(), dim=1).cpu().numpy())
+    return np.concatenate(parts)
+
+
+def integrate_dataset(
+    dataset: str | Path,
+    model_folder: str | Path,
+    output_folder: str | Path,
+    *,
+    settings: IntegrationSettings,
+    init: Init,
+    seed: int,
+    state_folder: Path,
+    threads: int = 1,
+) -> None:
+    """Fine-tune a model on a prepared data set, and embed the data set with it.
+
+    Parameters
+    ----------
+    dataset
+        h5ad of `prepare_dataset`.
+    output_folder
+        Gets `embedding.h5ad` (obs ``batch`` and ``label``, obsm ``X_emb``), the fine-tuned `model/`
+        and `run.json`: settings, digests, learning curve, seconds and memory.
+    init
+        "random": the model folder gives its vocabulary and size alone.
+    state_folder
+        Of checkpoints; deleted in the end.
+    threads
+        CPU threads.
+
+    Raises
+    ------
+    UnfinishedError
+        Where a signal or the time budget stopped the fit.
+    """
+    output_folder = Path(output_folder)
+    described = {**settings.model_dump(mode="json"), "init": init, "seed": seed}
+    adata = ad.read_h5ad(dataset)
+    with (
+        join_world(settings.trainer.device) as world,
+        run_record(output_folder / "run.json", described) as run,
+    ):
+        if world.device.type == "cpu":
+            torch.set_num_threads(threads)
+        ckpt = load_checkpoint(model_folder, world.device.type, settings.trainer.attention)
+        prepared = prepare(adata, ckpt.vocab, settings, seed=seed)
+        model = make_model(ckpt, prepared, settings, init=init, seed=seed)
+        identity = {"dataset": sha256(dataset), "model": ckpt.digest, "init": init}
+        result = fit(
+            model,
+            prepared,
+            settings,
+            world=world,
+            seed=seed,
+            state_folder=state_folder,
+            identity=identity,
+        )
+        if not result.finished:
+            message = f"stopped after step {result.totals.step} and saved: run it again to go on"
+            raise UnfinishedError(message)
+        run |= {**identity, "batches": prepared.batches, "steps": result.totals.step}
+        run |= {"device": str(world.device), "curve": read_metrics(result.folder / METRICS)}
+        write_embedding(
+            predict(model, prepared, settings, seed=seed), adata, output_folder / "embedding.h5ad"
+        )
+        save_checkpoint(output_folder / "model", model, ckpt.vocab, training=run)
+    shutil.rmtree(state_folder)
