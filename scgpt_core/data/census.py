@@ -50,7 +50,7 @@ _BLOCK_CELLS = 4096
 # Readers allocate their buffers at once and for every column; the Census's default is 1 GB each.
 _TILEDB: Mapping[str, Any] = {"soma.init_buffer_bytes": 64 * 1024**2}
 # What TileDB and requests raise for a fault of the network. RequestException is an OSError.
-_FAULTS = (OSError, RuntimeError, soma.SOMAError)
+_FAULTS = (OSError, soma.SOMAError)
 T = TypeVar("T")
 
 
@@ -69,10 +69,13 @@ def resolve_release(census: str) -> Release:
     Raises
     ------
     ValueError
-        Where the release does not exist, with the long-term ones that do.
+        Where it does not exist; for a release, with the long-term ones that do.
     """
-    if "/" in census or Path(census).exists():
+    if "://" in census or Path(census).exists():
         return Release("", census)
+    if "/" in census:
+        message = f"the local Census {census} does not exist"
+        raise ValueError(message)
     try:
         description = cellxgene_census.get_census_version_description(census)
     except ValueError as error:
@@ -136,7 +139,7 @@ def query_census(
     Raises
     ------
     ValueError
-        Where the filter fits no cell, or the Census lacks the organism.
+        Where the filter is none or fits no cell, or the Census lacks the organism or a column.
     """
 
     def read() -> int:
@@ -154,9 +157,7 @@ def query_census(
                 "organism": organism,
                 "obs_value_filter": obs_value_filter,
             }
-            cells = experiment.obs.read(
-                value_filter=obs_value_filter, column_names=CELL_COLUMNS, result_order="row-major"
-            )
+            cells = _read_obs(experiment.obs, obs_value_filter, origin["release"])
             return _write_cells(cells, output, origin, partition_cells)
 
     n_cells = _retry(read, attempts, f"query of {census}")
@@ -174,6 +175,29 @@ def _experiment(collection: soma.Collection[Any], organism: str, census: str) ->
         raise ValueError(message)
     experiment: soma.Experiment = organisms[organism]
     return experiment
+
+
+def _read_obs(obs: soma.DataFrame, obs_value_filter: str, release: str) -> Iterable[pa.Table]:
+    """Tables of the cells that fit, by ``soma_joinid``."""
+    columns = list(obs.keys())
+    missing = [column for column in CELL_COLUMNS if column not in columns]
+    if missing:
+        message = (
+            f"Census {release} has no {', '.join(missing)} in obs: take a release of 2023-12-15 "
+            "or later"
+        )
+        raise ValueError(message)
+    try:
+        # Reads nothing yet: what fails here is the filter.
+        return obs.read(
+            value_filter=obs_value_filter, column_names=CELL_COLUMNS, result_order="row-major"
+        )
+    except soma.SOMAError as error:
+        message = (
+            f"obs_value_filter {obs_value_filter!r}: {str(error).splitlines()[0]}. Columns of obs: "
+            f"{', '.join(columns)}"
+        )
+        raise ValueError(message) from error
 
 
 def _write_cells(

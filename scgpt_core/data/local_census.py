@@ -101,7 +101,7 @@ def build_census(
         _add_frame(rna, "var", genes)
         _add_presence(rna, sources, genes)
         info = census.add_new_collection("census_info")
-        for name, frame in _info(sources, Path(table)).items():
+        for name, frame in _info(sources, Path(table), obs).items():
             _add_frame(info, name, frame)
     log.info("%s: %d cells, %d genes, %d data sets", output, *shape, len(sources))
 
@@ -272,14 +272,14 @@ def _add_presence(rna: soma.Measurement, sources: list[_Source], genes: pd.DataF
     presence.write(pa.concat_tables(parts))
 
 
-def _info(sources: list[_Source], table: Path) -> dict[str, pd.DataFrame]:
+def _info(sources: list[_Source], table: Path, obs: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Summary, data sets, and genes of the files that the Census does not have."""
     content = [sha256(table), *(sha256(path) for path in sorted({s.path for s in sources}))]
-    n_cells = sum(source.n_cells for source in sources)
     summary = {
         "census_schema_version": CENSUS_SCHEMA_VERSION,
         "census_build_date": f"local-{digest(content)[:12]}",
-        "total_cell_count": str(n_cells),
+        "total_cell_count": str(len(obs)),
+        "unique_cell_count": str(int(obs[IS_PRIMARY_DATA].sum())),
     }
     datasets = [
         (s.row.dataset_id, s.row.title, s.row.citation, s.path.name, s.n_cells) for s in sources

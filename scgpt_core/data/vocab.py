@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # machines that only train have no anndata
 log = logging.getLogger(__name__)
 
 _FORMAT = "scgpt-vocabulary-1"
-_PICKLE_FIRST_BYTES = (b"\x80", b"(")
+_JSON_FIRST_BYTES = (b"{", b" ", b"\n", b"\t", b"\r")
 
 
 class Vocabulary:
@@ -106,10 +106,10 @@ class Vocabulary:
         """
         with Path(path).open("rb") as file:
             first = file.read(1)
-        if first in _PICKLE_FIRST_BYTES:
+        if first not in _JSON_FIRST_BYTES:
             message = (
-                f"{path} is a pickle, which can run any code when it is loaded: refused. "
-                "Ask its author for vocab.json, a JSON object of tokens and ids"
+                f"{path} is no JSON object. A pickled vocabulary is refused: a pickle can run any "
+                "code when it is loaded. Ask its author for vocab.json, an object of tokens and ids"
             )
             raise ValueError(message)
         content = read_json(path)

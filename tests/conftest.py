@@ -1,0 +1,118 @@
+"""Real cells at their smallest, as the stages of the pipeline leave them; built once a session."""
+
+from pathlib import Path
+
+import anndata as ad
+import pandas as pd
+import pytest
+
+from scgpt_core.config import QCSettings
+from scgpt_core.data.cell_list import count_partitions
+from scgpt_core.data.census import download_partition, query_census
+from scgpt_core.data.local_census import build_census
+from scgpt_core.data.partitions import Partition
+from scgpt_core.data.qc import CleanCells
+from scgpt_core.data.shards import build_shard, seal_shards
+from scgpt_core.data.vocab import build_vocab
+
+ROOT = Path(__file__).parents[1]
+RESOURCES = ROOT / "resources"
+
+# obs column of the donor, and of the expert label; cells to take.
+_SOURCES = {
+    "pbmc_zheng_facs": ("donor", "obs:cell_type", 100),
+    "pbmc_kang_harmony2k": ("batch", "obs:cell_type_muscat", 60),
+    "pbmc_citeseq_10x_400_unlabelled": ("batch", "unknown", 60),
+}
+
+
+@pytest.fixture(scope="session")
+def resources() -> Path:
+    """The folder of real cells and gene sets."""
+    return RESOURCES
+
+
+@pytest.fixture(scope="session")
+def source_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of three h5ad files of real cells, beside them: 220 cells of five donors."""
+    folder = tmp_path_factory.mktemp("sources")
+    rows = []
+    for name, (donor, cell_type, n_cells) in _SOURCES.items():
+        cells = ad.read_h5ad(RESOURCES / f"cells/{name}.h5ad")
+        cells[:: cells.n_obs // n_cells][:n_cells].copy().write_h5ad(folder / f"{name}.h5ad")
+        rows.append(
+            {
+                "dataset_id": name,
+                "path": f"{name}.h5ad",
+                "assay": "10x 3' v2",
+                "donor_id": f"obs:{donor}",
+                "suspension_type": "cell",
+                "tissue_general": "blood",
+                "disease": "normal",
+                "cell_type": cell_type,
+            }
+        )
+    pd.DataFrame(rows).to_csv(folder / "sources.tsv", sep="\t", index=False)
+    return folder / "sources.tsv"
+
+
+@pytest.fixture(scope="session")
+def local_census(source_table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A local Census of 220 cells of three data sets."""
+    census = tmp_path_factory.mktemp("census") / "soma"
+    build_census(
+        source_table,
+        census,
+        root=source_table.parent,
+        cell_types=RESOURCES / "cell_types.tsv",
+    )
+    return census
+
+
+@pytest.fixture(scope="session")
+def cells_parquet(local_census: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All cells of the local Census, in three partitions."""
+    cells = tmp_path_factory.mktemp("cells") / "cells.parquet"
+    query_census(
+        cells,
+        census=str(local_census),
+        organism="homo_sapiens",
+        obs_value_filter="is_primary_data == True",
+        partition_cells=80,
+        attempts=1,
+        tiledb={},
+    )
+    return cells
+
+
+@pytest.fixture(scope="session")
+def partitions(cells_parquet: Path) -> list[Path]:
+    """Finished partitions, beside their list of cells."""
+    paths = [
+        cells_parquet.with_name(f"partition_{i}.h5ad")
+        for i in range(count_partitions(cells_parquet))
+    ]
+    for number, path in enumerate(paths):
+        download_partition(cells_parquet, path, partition=number, attempts=1, tiledb={})
+    return paths
+
+
+@pytest.fixture(scope="session")
+def corpus_folder(partitions: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sealed corpus of three shards; the cells of one donor are held out. Read it only."""
+    folder = tmp_path_factory.mktemp("corpus")
+    vocab = build_vocab(map(Partition, partitions), folder / "vocab.json", min_cells=2)
+    shards = []
+    for number, path in enumerate(partitions):
+        shards.append(folder / f"shard_{number}.arrow")
+        build_shard(CleanCells(Partition(path), QCSettings()), vocab, shards[-1])
+    seal_shards(
+        shards,
+        folder / "vocab.json",
+        folder / "manifest.json",
+        corpus="tiny",
+        heldout_by="donor_id",
+        heldout_share=0.2,
+        seed=0,
+    )
+    return folder
