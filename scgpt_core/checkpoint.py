@@ -25,6 +25,7 @@ from scgpt_core.data.vocab import Vocabulary
 from scgpt_core.device import DeviceName, resolve_device
 from scgpt_core.model import ScGPT
 from scgpt_core.model.attention import BackendName
+from scgpt_core.model.weights import LoadReport, load_weights
 from scgpt_core.published import UNUSED, read_config, to_ours, to_published, write_args
 from scgpt_core.runs import environment, read_json, whole, write_json
 
@@ -35,27 +36,6 @@ TOKENS = "tokens.json"
 """In exported folders: the vocabulary of a model whose tokens are not symbols."""
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """Names of all weights of a model and of a file, by what became of them."""
-
-    matched: tuple[str, ...]
-    """Loaded."""
-    missing: tuple[str, ...]
-    """The model has them, the file has not: they keep their initial values."""
-    unexpected: tuple[str, ...]
-    """The file has them, the model has not."""
-    mismatched: tuple[str, ...]
-    """Both have them, in different shapes (given): they keep their initial values."""
-
-    def __str__(self) -> str:
-        parts = [f"{len(self.matched)} weights loaded"]
-        for what in ("missing", "unexpected", "mismatched"):
-            names = getattr(self, what)
-            parts.append(f"{len(names)} {what}" + (f" ({', '.join(names)})" if names else ""))
-        return ", ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -132,52 +112,6 @@ def import_published(
     model = ScGPT(config, attention)
     report = load_weights(model, weights, optional=UNUSED)
     return _finish(folder, model, vocab, report, device)
-
-
-def load_weights(
-    model: ScGPT, weights: Mapping[str, Tensor], *, optional: Collection[str] = ()
-) -> LoadReport:
-    """Copy weights into a model by name; what fits is loaded, and what does not is an error.
-
-    Parameters
-    ----------
-    weights
-        Under our names.
-    optional
-        Beginnings of names that may be missing, unexpected or of another shape.
-
-    Raises
-    ------
-    ValueError
-        Naming every weight that would be lost and is not declared optional.
-    """
-    own = model.state_dict()
-    shared = [name for name in own if name in weights]
-    differing = [name for name in shared if own[name].shape != weights[name].shape]
-    lost = {
-        "missing": [name for name in own if name not in weights],
-        "unexpected": [name for name in weights if name not in own],
-        "mismatched": [f"{n} {list(weights[n].shape)} -> {list(own[n].shape)}" for n in differing],
-    }
-    report = LoadReport(
-        tuple(name for name in shared if name not in differing),
-        **{what: tuple(names) for what, names in lost.items()},
-    )
-    errors = [
-        f"{what}: {name}"
-        for what, names in lost.items()
-        for name in names
-        if not name.startswith(tuple(optional))
-    ]
-    if errors:
-        message = (
-            f"{len(errors)} weights do not fit the model: {'; '.join(errors)}. Load a checkpoint "
-            "of this architecture, or declare as optional what may start from new values"
-        )
-        raise ValueError(message)
-    model.load_state_dict({name: weights[name] for name in report.matched}, strict=False)
-    logger.info("%s", report)
-    return report
 
 
 def adapt_model(
@@ -316,7 +250,7 @@ def _find(folder: Path, name: str) -> Path:
 def _read_pickled_weights(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError) as error:
         message = (
             f"{path} is damaged, or holds pickled code beside tensors, which is never run: get the "
             "file again, or ask its author for a state dict of tensors alone"

@@ -110,7 +110,9 @@ class ScGPT(nn.Module, HubModel):
         x_BLD, maps_BHLL = self._encode(x_BLD, batch, attention_layer, only_cls=only_cls)
         cell_BD = self._pool(x_BLD, batch)
         output = Output(cell_BD, token_BLD=None if only_cls else x_BLD, attention_BHLL=maps_BHLL)
-        return self._predict(output, gene_BLD, batch, asked)
+        output = self._predict(output, gene_BLD, batch, asked)
+        # Sharded modules hook their backward pass onto their outputs, which must not be views.
+        return Output._make(t.clone() if t is not None and t._is_view() else t for t in output)
 
     def _embed(self, gene_BLD: Tensor, batch: Batch) -> Tensor:
         """Sum what is known of each token: what enters the first layer."""

@@ -162,11 +162,11 @@ def _read_blocks(adata: ad.AnnData, match: GeneMatch, min_matched: float) -> Ite
     for first in range(0, adata.n_obs, CHUNK_CELLS):
         chunk = slice(first, first + CHUNK_CELLS)
         counts_BG = csr_matrix(counts[chunk])
+        if not warned:
+            warned = not _are_counts(counts_BG, source, first)
         if first == 0:
             logger.info("%s: %s", source, match.report())
             match.require(min_matched, np.asarray(counts_BG.sum(axis=0)).ravel(), source=source)
-        if not warned:
-            warned = not _are_counts(counts_BG, source, first)
         yield cells_from_csr(
             counts_BG.indptr,
             counts_BG.indices,
