@@ -11,7 +11,12 @@ import numpy as np
 import pandas as pd
 
 TIE: Final = 0.005
-"""Smaller differences of a score count as a tie."""
+"""Smaller differences of a score, or shares of an error, count as a tie."""
+PREDICTORS: Final = {
+    "gene_mean": "the gene's mean",
+    "ridge": "ridge regression on principal components",
+}
+"""Titles of the simple predictors that pretraining is compared with."""
 _KINDS: Final = {
     "baseline": "a simple baseline",
     "random": "a control, the same network with random weights: what pretraining adds is above it",
@@ -57,16 +62,40 @@ def say_corpus(manifest: Mapping[str, Any]) -> str:
     )
 
 
-def say_loss(model: float, baseline: float, *, baseline_name: str) -> str:
-    """Say in Markdown whether a model's loss is below that of a simple predictor."""
-    share = (baseline - model) / baseline
+def say_training(training: Mapping[str, Any]) -> str:
+    """Say in Markdown what a model was trained on, and how it compares with simple predictors.
+
+    Parameters
+    ----------
+    training
+        `training.json` of a model folder that `pretrain` wrote.
+    """
+    judged = judged_split(training)
+    cells = {"heldout": "held-out cells", "seen": "training cells (no cells are held out)"}[judged]
+    error = training["errors"][judged]["gep"]
+    verdicts = [
+        _compare(error, training["baselines"][name][judged]["gep"], title)
+        for name, title in PREDICTORS.items()
+    ]
+    return (
+        f"The model has {training['parameters']:,} parameters and read {training['cells']:,} cells "
+        f"in {training['steps']:,} steps. On {cells}, its error on the genes that it was not told "
+        f"is {', and '.join(verdicts)}."
+    )
+
+
+def judged_split(training: Mapping[str, Any]) -> str:
+    """Which cells a model is judged on: "heldout" where there are any, else "seen"."""
+    return "heldout" if "heldout" in training["errors"] else "seen"
+
+
+def _compare(error: float, baseline: float, title: str) -> str:
+    share = (baseline - error) / baseline
     if abs(share) < TIE:
-        verdict = f"as good as {baseline_name}"
-    elif share > 0:
-        verdict = f"**{share:.1%} better** than {baseline_name}"
+        verdict = "equal to"
     else:
-        verdict = f"**{-share:.1%} worse** than {baseline_name}"
-    return f"{verdict} ({model:.3f} against {baseline:.3f})"
+        verdict = f"**{abs(share):.1%} {'below' if share > 0 else 'above'}**"
+    return f"{verdict} that of {title} ({error:.3f} against {baseline:.3f})"
 
 
 def say_methods(methods: Mapping[str, Mapping[str, Any]]) -> str:

@@ -83,11 +83,13 @@ def _kernel_config(folder: str) -> Config:
     """Keep the kernel in a folder of its own.
 
     It is spoken to through sockets there and not through ports of the machine, reads no settings of
-    the user's own IPython, and leaves nothing in the home folder.
+    the user's own IPython, and leaves nothing in the home folder. It does not log: errors of cells
+    come as messages, and what is left is the interrupt that precedes every shutdown.
     """
+    arguments = [f"--ipython-dir={folder}", "--log-level=CRITICAL"]
     return Config(
         {
             "KernelManager": {"transport": "ipc", "connection_file": f"{folder}/kernel.json"},
-            "NotebookClient": {"extra_arguments": [f"--ipython-dir={folder}"]},
+            "NotebookClient": {"extra_arguments": arguments},
         }
     )

@@ -81,15 +81,31 @@ def test_overlapping_intervals_are_called_so() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "said"),
+    ("error", "said"),
     [
-        (8.0, "**20.0% better** than the mean (8.000 against 10.000)"),
-        (11.0, "**10.0% worse** than the mean (11.000 against 10.000)"),
-        (10.01, "as good as the mean (10.010 against 10.000)"),
+        (8.0, "is **20.0% below** that of the gene's mean (8.000 against 10.000)"),
+        (11.0, "is **10.0% above** that of the gene's mean (11.000 against 10.000)"),
+        (10.01, "is equal to that of the gene's mean (10.010 against 10.000)"),
     ],
 )
-def test_losses_are_compared_as_they_are(model: float, said: str) -> None:
-    assert findings.say_loss(model, 10.0, baseline_name="the mean") == said
+def test_a_model_is_compared_with_simple_predictors(error: float, said: str) -> None:
+    training = {
+        "parameters": 1234567,
+        "cells": 2000,
+        "steps": 10,
+        "errors": {"seen": {"gep": 1.0}, "heldout": {"gep": error}},
+        "baselines": {
+            "gene_mean": {"seen": {"gep": 3.0}, "heldout": {"gep": 10.0}},
+            "ridge": {"seen": {"gep": 2.0}, "heldout": {"gep": 40.0}},
+        },
+    }
+    sentence = findings.say_training(training)
+    assert "1,234,567 parameters and read 2,000 cells in 10 steps. On held-out cells" in sentence
+    assert said in sentence
+    assert "against 40.000" in sentence
+    del training["errors"]["heldout"]
+    assert "On training cells" in findings.say_training(training)
+    assert "**66.7% below** that of the gene's mean" in findings.say_training(training)
 
 
 def test_methods_are_listed_with_their_kind() -> None:

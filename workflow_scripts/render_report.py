@@ -8,7 +8,12 @@ from scgpt_core.runs import start_logging
 
 
 def main(
-    template: str, notebook: str, html: str, *, parameters: Mapping[str, Any], pages: dict[str, str]
+    template: str,
+    notebook: str,
+    html: str,
+    *,
+    parameters: Mapping[str, Any],
+    pages: Mapping[str, str],
 ) -> None:
     render_page(template, notebook, html, parameters=parameters, pages=pages)
 
@@ -18,5 +23,6 @@ main(
     snakemake.input.template,
     snakemake.output.notebook,
     snakemake.output.html,
-    **snakemake.params,
+    parameters=snakemake.params.parameters,
+    pages=snakemake.params.pages,
 )

@@ -1,0 +1,117 @@
+# The report: a page for each notebook, which is given what this run made and is rendered.
+from scgpt_core.runs import sha256
+
+PAGES = {
+    "summary": "Summary",
+    "qc": "Quality control",
+    "pretrain": "Pretraining",
+    "integration": "Integration",
+    "mapping": "Reference mapping",
+}
+if CFG.model in CFG.checkpoints:  # a model that was imported was not pretrained here
+    del PAGES["pretrain"]
+if not CFG.benchmark.integration:
+    del PAGES["integration"]
+if not CFG.index.queries:
+    del PAGES["mapping"]
+
+
+def get_page_artefacts(wildcards):
+    """Files that a page shows, by the names of the notebook's parameters."""
+    artefacts = {
+        "qc": {"manifest": f"results/shards/{CFG.corpus}/manifest.json"},
+        "pretrain": {
+            "training": f"results/models/{CFG.model}/training.json",
+            "metrics": f"results/models/{CFG.model}/metrics.jsonl",
+        },
+        "integration": {
+            "scores": "results/benchmark/scores.parquet",
+            "embeddings": expand(
+                "results/tasks/integration/{dataset}/{method}/{seed}/embedding.h5ad",
+                dataset=CFG.benchmark.integration,
+                method=CFG.benchmark.methods,
+                seed=CFG.benchmark.seeds,
+            ),
+        },
+        "mapping": {
+            "mappings": expand(
+                "results/index/{model}/{corpus}/map/{dataset}/mapping.parquet",
+                model=CFG.model,
+                corpus=CFG.corpus,
+                dataset=CFG.index.queries,
+            ),
+            "index": f"results/index/{CFG.model}/{CFG.corpus}/manifest.json",
+        },
+    }
+    if wildcards.notebook != "summary":
+        return artefacts[wildcards.notebook]
+    shown = ("manifest", "training", "scores", "mappings")
+    return {
+        name: files
+        for page in artefacts.keys() & PAGES.keys()
+        for name, files in artefacts[page].items()
+        if name in shown
+    }
+
+
+def get_page_parameters(wildcards):
+    """What a notebook is told: its files, and the names and settings that it needs."""
+    methods = {
+        name: TABLES.methods[name].model_dump(mode="json")
+        for name in CFG.benchmark.methods
+    }
+    datasets = {
+        name: TABLES.datasets[name].description for name in CFG.benchmark.integration
+    }
+    settings = {
+        "summary": {"methods": methods, "datasets": datasets},
+        "integration": {
+            "methods": methods,
+            "datasets": datasets,
+            "seed": CFG.benchmark.seeds[0],
+        },
+    }
+    return get_page_artefacts(wildcards) | settings.get(wildcards.notebook, {})
+
+
+def get_report_code():
+    """Digest of the modules that draw and word the pages: a change of them renders anew."""
+    modules = ("findings", "plots", "report", "scores")
+    return [sha256(ROOT / f"scgpt_core/{module}.py") for module in modules]
+
+
+rule render_report:
+    input:
+        unpack(get_page_artefacts),
+        template=get_path("workflow_scripts/notebooks/{notebook}.ipynb"),
+    output:
+        notebook="results/report/{notebook}.ipynb",
+        html=report(
+            "results/report/{notebook}.html",
+            caption="../workflow_scripts/report/page.rst",
+            category="Report",
+            labels={"page": "{notebook}"},
+        ),
+    log:
+        "results/logs/report/render_report_{notebook}.log",
+    benchmark:
+        "results/benchmarks/report/render_report_{notebook}.tsv"
+    wildcard_constraints:
+        notebook="|".join(PAGES),
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=get_mem_mb(4000),
+        runtime=get_runtime(30),
+    params:
+        parameters=get_page_parameters,
+        pages=PAGES,
+        code=get_report_code(),
+    script:
+        "../workflow_scripts/render_report.py"
+
+
+rule report:
+    input:
+        expand("results/report/{notebook}.html", notebook=PAGES),
