@@ -7,6 +7,9 @@ min_version("9.10")
 configfile: workflow.basedir + "/config/config.yaml"
 
 
+report: "workflow_scripts/report/workflow.rst"
+
+
 include: "rules/common.smk"
 include: "rules/census.smk"
 include: "rules/shards.smk"
