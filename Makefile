@@ -1,7 +1,7 @@
 # `make demo`, `make test`, `make lint`: each sets up .venv from envs/lock.txt first.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: help demo report test test-fast lint format clean clean-venv lock rulegraph
+.PHONY: help demo report test test-fast test-slurm lint format clean clean-venv lock rulegraph
 
 PYTHON ?= python3
 CORES ?= 2
@@ -30,6 +30,9 @@ test: $(READY)  ## all tests
 
 test-fast: $(READY)  ## the tests that take seconds
 	$(BIN)/python -m pytest -m "not slow"
+
+test-slurm: $(READY)  ## the smoke graph on a Slurm of two virtual nodes, which it installs (Debian 12, as root)
+	SCGPT_TEST_SLURM=1 $(BIN)/python -m pytest -m slurm tests/slurm
 
 lint: $(READY)  ## ruff, mypy, snakefmt, snakemake --lint
 	$(BIN)/ruff check
