@@ -27,7 +27,7 @@ from scgpt_core.model import ScGPT
 from scgpt_core.model.attention import BackendName
 from scgpt_core.model.weights import LoadReport, load_weights
 from scgpt_core.published import UNUSED, read_config, to_ours, to_published, write_args
-from scgpt_core.runs import environment, read_json, whole, write_json
+from scgpt_core.runs import environment, read_json, sha256, whole, write_json
 
 WEIGHTS, CONFIG, VOCAB = "model.safetensors", "config.json", "vocab.json"
 TRAINING, CARD = "training.json", "README.md"
@@ -159,6 +159,18 @@ def save_checkpoint(
         vocab.save(temporary / VOCAB)
         write_json(temporary / TRAINING, training)
         (temporary / CARD).write_text(_card(model, training))
+
+
+def import_model(source: str | Path, folder: str | Path) -> None:
+    """Make a published checkpoint one of our model folders; its files' SHA-256 are recorded."""
+    ckpt = import_published(source, device="cpu")
+    files = {path.name: sha256(path) for path in sorted(Path(source).iterdir()) if path.is_file()}
+    training = {
+        "source": f"imported from the published checkpoint {Path(source).name}",
+        "source_sha256": files,
+        "load_report": str(ckpt.report),
+    }
+    save_checkpoint(folder, ckpt.model, ckpt.vocab, training)
 
 
 def export_published(ckpt: Checkpoint, folder: str | Path, *, flash: bool = False) -> None:

@@ -120,7 +120,7 @@ def embed_dataset(
     parts = Path(output).with_suffix(".parts")
     described = {**settings.model_dump(mode="json"), "init": init, "seed": seed}
     with run_record(run_json, described) as run:
-        ckpt = load_checkpoint(model_folder)
+        ckpt = load_checkpoint(model_folder, settings.device)
         if init == "random":
             ckpt = _with_random_weights(ckpt, seed)
         adata = ad.read_h5ad(dataset, backed="r")

@@ -12,6 +12,7 @@ from scgpt_core.checkpoint import (
     LoadReport,
     adapt_model,
     export_published,
+    import_model,
     import_published,
     load_checkpoint,
     load_weights,
@@ -22,7 +23,7 @@ from scgpt_core.config import ModelConfig
 from scgpt_core.data.vocab import Vocabulary
 from scgpt_core.model import ScGPT
 from scgpt_core.published import NAMES, to_ours, to_published
-from scgpt_core.runs import read_json
+from scgpt_core.runs import read_json, sha256
 
 OFFICIAL = Path(__file__).parents[1] / "golden" / "official_torch_keys"
 VARIANTS: dict[str, dict[str, object]] = {
@@ -123,6 +124,15 @@ def test_exported_folder_is_what_the_published_code_reads(tmp_path: Path) -> Non
         "best_model.pt",
         "vocab.json",
     ]
+
+
+def test_imported_model_records_its_source(tmp_path: Path) -> None:
+    import_model(OFFICIAL, tmp_path / "model")
+    ckpt = load_checkpoint(tmp_path / "model", device="cpu")
+    assert ckpt.digest == load_checkpoint(OFFICIAL, device="cpu").digest
+    training = read_json(tmp_path / "model" / "training.json")
+    assert training["source_sha256"] == {p.name: sha256(p) for p in OFFICIAL.iterdir()}
+    assert "52 weights loaded, 0 missing" in training["load_report"]
 
 
 def test_symbols_of_several_genes_are_exported_as_their_ids(
