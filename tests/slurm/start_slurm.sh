@@ -10,8 +10,8 @@ set -euo pipefail
 
 LAB=${SLURM_LAB:-/var/tmp/slurm-lab}
 TEMPLATES="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/templates"
-CPUS=${SLURM_LAB_CPUS:-4}
-MEM=${SLURM_LAB_MEM:-16000}
+CPUS=${SLURM_LAB_CPUS:-16}
+MEM=${SLURM_LAB_MEM:-64000}
 HOST=$(hostname -s)
 CONFIGS=(slurm.conf slurmdbd.conf gres.conf)
 

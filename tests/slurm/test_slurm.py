@@ -46,7 +46,7 @@ def read_scores(folder: Path) -> pd.DataFrame:
 
 def test_the_graph_on_slurm_gives_the_scores_of_a_local_run(tmp_path: Path) -> None:
     remote, local = tmp_path / "slurm", tmp_path / "local"
-    snakemake(remote, "--profile", "slurm")
+    snakemake(remote, "--profile", "slurm", "--max-threads", "2")
     snakemake(local, "--cores", "2")
     pd.testing.assert_frame_equal(
         read_scores(remote).reset_index(drop=True),
