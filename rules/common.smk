@@ -1,5 +1,6 @@
 # What every stage shares: the typed config, its tables, wildcard constraints, and helpers.
 import os
+import sys
 from pathlib import Path
 
 from scgpt_core.config import load_config
@@ -8,6 +9,11 @@ ROOT = Path(workflow.basedir)
 # Scripts and torchrun find the package also where it is not installed (conda environments).
 os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
+)
+
+# So do the programs of this Python (torchrun) where its environment was not activated.
+os.environ["PATH"] = os.pathsep.join(
+    [str(Path(sys.executable).parent), os.environ["PATH"]]
 )
 
 CFG, TABLES = load_config(config, ROOT)

@@ -1,6 +1,7 @@
 # Models: imported where the user has a published checkpoint, trained where not; and exported.
 NEVER = "(?!)"
 IMPORTED = "|".join(CFG.checkpoints) or NEVER
+TRAINED = "|".join(sorted(TABLES.models.keys() - CFG.checkpoints.keys())) or NEVER
 
 
 def get_checkpoint_folder(wildcards):
@@ -40,6 +41,70 @@ rule import_checkpoint:
         folder="results/models/{model}",
     script:
         "../workflow_scripts/import_checkpoint.py"
+
+
+def get_corpus_folder(wildcards):
+    """The corpus that a model is trained on."""
+    return f"results/shards/{TABLES.models[wildcards.model].corpus}"
+
+
+def get_pretrain_files(wildcards):
+    """The corpus's manifest and vocabulary, and the weights that training starts from."""
+    corpus, origin = (
+        get_corpus_folder(wildcards),
+        TABLES.models[wildcards.model].init_from,
+    )
+    files = {"manifest": f"{corpus}/manifest.json", "vocab": f"{corpus}/vocab.json"}
+    if origin:
+        files["weights"] = f"results/models/{origin}/model.safetensors"
+    return files
+
+
+def get_init_option(wildcards):
+    """The option that names the model to go on from."""
+    origin = TABLES.models[wildcards.model].init_from
+    return f"--init-from results/models/{origin}" if origin else ""
+
+
+# Checkpoints lie in results/state, which is no output: Snakemake deletes outputs before a retry.
+rule pretrain:
+    input:
+        unpack(get_pretrain_files),
+    output:
+        weights="results/models/{model}/model.safetensors",
+        config="results/models/{model}/config.json",
+        vocab="results/models/{model}/vocab.json",
+        training="results/models/{model}/training.json",
+        card="results/models/{model}/README.md",
+        metrics="results/models/{model}/metrics.jsonl",
+    log:
+        "results/logs/pretrain/pretrain_{model}.log",
+    benchmark:
+        "results/benchmarks/pretrain/pretrain_{model}.tsv"
+    wildcard_constraints:
+        model=TRAINED,
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 16
+    resources:
+        mem_mb=get_mem_mb(16000),
+        runtime=get_runtime(1440),
+        gpu=int(CFG.pretrain.trainer.device == "cuda"),
+    params:
+        corpus=get_corpus_folder,
+        folder="results/models/{model}",
+        state="results/state/{model}",
+        settings=CFG.pretrain.model_dump_json(),
+        seed=CFG.seed,
+        init=get_init_option,
+        signals="SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",
+    shell:
+        # One process a GPU, and one without: no param, as other hardware is no reason to train anew.
+        "TORCHELASTIC_SIGNALS_TO_HANDLE={params.signals} torchrun --standalone "
+        "--nproc-per-node $(( {resources.gpu} > 0 ? {resources.gpu} : 1 )) "
+        "'{ROOT}/workflow_scripts/pretrain.py' {params.corpus:q} {params.folder:q} "
+        "--settings {params.settings:q} --seed {params.seed} --state {params.state:q} "
+        "{params.init} --threads {threads} --log {log:q}"
 
 
 rule export_checkpoint:
