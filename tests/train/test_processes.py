@@ -1,0 +1,140 @@
+"""Real processes under torchrun: equal courses, shared checkpoints, signals and kills."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from scgpt_core.train.journal import METRICS, read_metrics
+
+TINY = Path(__file__).with_name("tiny.py")
+STEPS = 12
+
+
+def start(folder: Path, *, processes: int = 0, **options: object) -> subprocess.Popen[str]:
+    """Start a run in `processes` processes of torchrun; 0: without torchrun."""
+    command = [sys.executable, str(TINY), str(folder), json.dumps({"steps": STEPS} | options)]
+    if processes:
+        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        command[1:1] = torchrun
+    folder.mkdir(parents=True, exist_ok=True)
+    signals = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"  # as the rule has it
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "TORCHELASTIC_SIGNALS_TO_HANDLE": signals,
+    }
+    return subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def run(folder: Path, *, processes: int = 0, **options: object) -> None:
+    process = start(folder, processes=processes, **options)
+    _, said = process.communicate(timeout=240)
+    assert process.returncode == 0, said
+
+
+def losses(folder: Path) -> list[float]:
+    (path,) = folder.glob(f"*/{METRICS}")
+    return [line["loss"] for line in read_metrics(path)]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run in one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    run(folder)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2, 4])
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_any_number_of_processes_gives_one_course(
+    tmp_path: Path, alone: Path, parallel: str, processes: int
+) -> None:
+    """With dropout, over two epochs and the cell-prompted second pass."""
+    run(tmp_path, processes=processes, trainer={"parallel": parallel})
+    assert losses(tmp_path) == pytest.approx(losses(alone), rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_a_checkpoint_of_four_processes_goes_on_in_one_two_and_four(
+    tmp_path: Path, alone: Path, parallel: str
+) -> None:
+    half = {"parallel": parallel, "time_budget_minutes": 1e-9}
+    for number, processes in enumerate([4, 1, 2, 4]):
+        process = start(tmp_path, processes=processes, trainer=half)
+        process.communicate(timeout=240)
+        assert process.returncode != 0  # unfinished
+        assert len(losses(tmp_path)) == number + 1
+    run(tmp_path, processes=2, trainer={"parallel": parallel})
+    assert losses(tmp_path) == pytest.approx(losses(alone), rel=1e-4)
+
+
+def last_told(folder: Path) -> float:
+    """When the run last told a step."""
+    return max((path.stat().st_mtime for path in folder.glob(f"*/{METRICS}")), default=0)
+
+
+def wait_for_steps(folder: Path, n_steps: int) -> None:
+    deadline = time.monotonic() + 120
+    while not any(len(read_metrics(p)) >= n_steps for p in folder.glob(f"*/{METRICS}")):
+        assert time.monotonic() < deadline, "the run does not start"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("processes", "number"),
+    [
+        (0, signal.SIGTERM),
+        pytest.param(0, signal.SIGUSR1, marks=pytest.mark.slow),
+        pytest.param(2, signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(2, signal.SIGUSR1, marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_saves_and_stops_unfinished(
+    tmp_path: Path, processes: int, number: signal.Signals
+) -> None:
+    process = start(tmp_path, processes=processes, steps=2000, slow=True)
+    wait_for_steps(tmp_path, 3)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert number.name in said
+    (checkpoint,) = tmp_path.glob("*/step_*")
+    assert int(checkpoint.name.removeprefix("step_")) == len(losses(tmp_path))
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_change_no_bit(tmp_path: Path) -> None:
+    """Ten times kill -9, each followed by the same command; checkpoints every tenth of a second."""
+    options = {"steps": 200, "slow": True, "trainer": {"checkpoint_minutes": 0.1 / 60}}
+    run(tmp_path / "whole", **options)
+    rng = random.Random(0)
+    for _ in range(10):
+        process = start(tmp_path / "killed", **options)
+        told = last_told(tmp_path / "killed")
+        while last_told(tmp_path / "killed") == told:  # importing takes longest
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0, 1))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    run(tmp_path / "killed", **options)
+    expected, found = (
+        torch.load(tmp_path / name / "weights.pt", weights_only=True)
+        for name in ("whole", "killed")
+    )
+    assert expected.keys() == found.keys()
+    for name, weight in expected.items():
+        assert torch.equal(weight, found[name]), name
+    whole, resumed = (losses(tmp_path / name) for name in ("whole", "killed"))
+    assert whole == resumed

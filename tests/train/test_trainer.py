@@ -1,0 +1,167 @@
+"""The loop: resumption bit for bit, the global batch, early stop, budget, and the stop at NaN."""
+
+import logging
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+
+from scgpt_core.batch import Batch
+from scgpt_core.data.loader import ShardLoader
+from scgpt_core.model import ScGPT
+from scgpt_core.train.guards import Patience
+from scgpt_core.train.journal import METRICS, read_metrics
+from scgpt_core.train.trainer import Result
+
+
+def run(folder: Path, **options: Any) -> tuple[Result, dict[str, torch.Tensor]]:
+    trainer = tiny.make_trainer(folder, **options)
+    result = trainer.run()
+    return result, tiny.weights_of(trainer.model)
+
+
+def assert_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+def test_the_loss_falls(tmp_path: Path) -> None:
+    result, _ = run(tmp_path, steps=30)
+    losses = [line["gepc"] for line in read_metrics(result.folder / METRICS)]
+    assert len(losses) == 30
+    assert sum(losses[-3:]) < 0.5 * sum(losses[:3])
+
+
+def test_a_stopped_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    """Over the end of an epoch (6 steps), into the second pass, with dropout."""
+    whole, expected = run(tmp_path / "whole", steps=10)
+    for budget in (1e-9, 1e-9, None):
+        result, weights = run(tmp_path / "parts", steps=10, trainer={"time_budget_minutes": budget})
+        assert result.finished == (budget is None)
+    assert_equal(weights, expected)
+    assert result.totals.step == whole.totals.step
+    assert result.totals.cells == whole.totals.cells == 160
+    timeless = [
+        [
+            {k: v for k, v in line.items() if not k.endswith("_per_s")}
+            for line in read_metrics(r.folder / METRICS)
+        ]
+        for r in (result, whole)
+    ]
+    assert timeless[0] == timeless[1]
+
+
+def test_a_finished_run_does_nothing_and_more_steps_go_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    constant = {"schedule": "constant"}
+    first, weights = run(tmp_path, steps=4, trainer=constant)
+    again, same = run(tmp_path, steps=4, trainer=constant)
+    assert_equal(weights, same)
+    assert again.totals == first.totals
+    with caplog.at_level(logging.INFO):
+        more, _ = run(tmp_path, steps=6, trainer=constant)
+    assert "going on after step 4 of 6" in caplog.text
+    assert [line["step"] for line in read_metrics(more.folder / METRICS)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_other_settings_never_go_on_from_these_weights(tmp_path: Path) -> None:
+    first, _ = run(tmp_path, steps=2)
+    second, _ = run(tmp_path, steps=2, trainer={"learning_rate": 1e-3})
+    assert first.folder != second.folder
+    third, _ = run(tmp_path, steps=2, trainer={"checkpoint_minutes": 1.0})
+    assert third.folder == first.folder
+
+
+def losses_of(result: Result) -> list[float]:
+    return [line["loss"] for line in read_metrics(result.folder / METRICS)]
+
+
+def test_accumulation_keeps_the_course(tmp_path: Path) -> None:
+    """Without dropout, whose draws belong to a micro-batch."""
+    courses = [
+        losses_of(
+            run(
+                tmp_path / str(n),
+                steps=6,
+                model=tiny.make_model(dropout=0.0),
+                trainer={"micro_batch_cells": n},
+            )[0]
+        )
+        for n in (16, 5)
+    ]
+    assert courses[0] == pytest.approx(courses[1], rel=1e-4)
+
+
+def evaluate_by(values: list[float]) -> Any:
+    remaining = iter(values)
+
+    def evaluate(model: ScGPT) -> dict[str, dict[str, float]]:
+        assert not model.training
+        return {"heldout": {"loss": next(remaining)}}
+
+    return evaluate
+
+
+def test_early_stop_keeps_the_best_weights(tmp_path: Path) -> None:
+    constant = {"schedule": "constant"}
+    result, weights = run(
+        tmp_path / "stopped",
+        steps=20,
+        trainer=constant,
+        evaluate=evaluate_by([5.0, 3.0, 4.0, 3.5, 1.0]),
+        patience=Patience("heldout", "loss", evaluations=2),
+    )
+    assert result.finished
+    assert result.totals.step == 4
+    for _ in range(2):  # a budget of no time does one step
+        budget = constant | {"time_budget_minutes": 1e-9}
+        best = run(tmp_path / "best", steps=20, trainer=budget)
+    assert best[0].totals.step == 2
+    assert_equal(weights, best[1])
+
+
+class PoisonedLoader(ShardLoader):
+    """One value of cell 1042 is not a number."""
+
+    def __iter__(self) -> Iterator[tuple[Batch, ...]]:
+        for step in super().__iter__():
+            for batch in step:
+                assert batch.cell_B is not None
+                batch.values_BL[batch.cell_B == 1042, 1] = torch.nan
+            yield step
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_cell(tmp_path: Path) -> None:
+    trainer = tiny.make_trainer(tmp_path, steps=12, loader=PoisonedLoader)
+    with pytest.raises(FloatingPointError, match="cells with values that are not finite: 1042"):
+        trainer.run()
+    assert not list(trainer.folder.glob("step_*"))
+
+
+def test_activation_checkpointing_changes_nothing(tmp_path: Path) -> None:
+    plain, _ = run(tmp_path / "plain", steps=3)
+    recomputed, _ = run(tmp_path / "other", steps=3, trainer={"activation_checkpointing": True})
+    assert losses_of(recomputed) == pytest.approx(losses_of(plain), rel=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("default")  # the compiler warns of itself
+def test_compilation_keeps_the_course(tmp_path: Path) -> None:
+    """Without dropout, which compiled code draws in another order; no graph break is allowed."""
+    plain, compiled = (
+        run(
+            tmp_path / str(compile_),
+            steps=4,
+            model=tiny.make_model(dropout=0.0),
+            trainer={"compile": compile_},
+        )
+        for compile_ in (False, True)
+    )
+    assert losses_of(compiled[0]) == pytest.approx(losses_of(plain[0]), rel=1e-4)
