@@ -1,9 +1,81 @@
-# Tasks on the benchmark's data sets: zero-shot embeddings, fine-tuning, and their simple baselines.
+# The data sets, and their embedding by every method: simple baselines, zero-shot, fine-tuned.
+from scgpt_core.runs import sha256
+
+
+def get_code(*modules):
+    """Digests of modules: as a param of a cheap rule, so that editing one runs it again."""
+    return [sha256(ROOT / "scgpt_core" / f"{module}.py") for module in modules]
+
+
+def get_dataset_row(wildcards):
+    """The row of datasets.tsv as plain values."""
+    return TABLES.datasets[wildcards.dataset].model_dump(mode="json")
+
+
+def get_dataset_source(wildcards):
+    """Where the data set comes from: a path or a URL."""
+    return get_path(TABLES.datasets[wildcards.dataset].path)
+
+
+def get_dataset_file(wildcards):
+    """The data set's source as an input file; nothing for a URL."""
+    source = get_dataset_source(wildcards)
+    return [] if "://" in source else [source]
 
 
 def get_init(wildcards):
     """Weights that a method starts from."""
     return TABLES.methods[wildcards.method].init
+
+
+rule prepare_dataset:
+    input:
+        file=get_dataset_file,
+        cell_types=get_path("resources/cell_types.tsv"),
+    output:
+        "results/datasets/{dataset}.h5ad",
+    log:
+        "results/logs/tasks/prepare_dataset_{dataset}.log",
+    benchmark:
+        "results/benchmarks/tasks/prepare_dataset_{dataset}.tsv"
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=get_mem_mb(8000),
+        runtime=get_runtime(60),
+    params:
+        row=get_dataset_row,
+        source=get_dataset_source,
+        code=get_code("tasks/datasets", "data/labels", "data/qc"),
+    script:
+        "../workflow_scripts/prepare_dataset.py"
+
+
+rule baseline:
+    input:
+        "results/datasets/{dataset}.h5ad",
+    output:
+        embedding="results/tasks/integration/{dataset}/{method}/{seed}/embedding.h5ad",
+        run="results/tasks/integration/{dataset}/{method}/{seed}/run.json",
+    log:
+        "results/logs/tasks/baseline_{dataset}_{method}_{seed}.log",
+    benchmark:
+        "results/benchmarks/tasks/baseline_{dataset}_{method}_{seed}.tsv"
+    wildcard_constraints:
+        method=get_methods("baseline"),
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=get_mem_mb(8000),
+        runtime=get_runtime(120),
+    params:
+        method="{method}",
+        seed="{seed}",
+        code=get_code("baselines", "tasks/datasets"),
+    script:
+        "../workflow_scripts/baseline.py"
 
 
 rule embed:
@@ -38,3 +110,40 @@ rule embed:
         embed=CFG.embed.model_dump(mode="json"),
     script:
         "../workflow_scripts/embed.py"
+
+
+# Checkpoints lie in results/state, which is no output: Snakemake deletes outputs before a retry.
+rule finetune:
+    input:
+        dataset="results/datasets/{dataset}.h5ad",
+        model=multiext(
+            f"results/models/{CFG.model}/",
+            "model.safetensors",
+            "config.json",
+            "vocab.json",
+        ),
+    output:
+        embedding="results/tasks/integration/{dataset}/{method}/{seed}/embedding.h5ad",
+        run="results/tasks/integration/{dataset}/{method}/{seed}/run.json",
+        model=directory("results/tasks/integration/{dataset}/{method}/{seed}/model"),
+    log:
+        "results/logs/tasks/finetune_{dataset}_{method}_{seed}.log",
+    benchmark:
+        "results/benchmarks/tasks/finetune_{dataset}_{method}_{seed}.tsv"
+    wildcard_constraints:
+        method=get_methods("finetune"),
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 8
+    resources:
+        mem_mb=get_mem_mb(16000),
+        runtime=get_runtime(240),
+        gpu=int(CFG.integration.trainer.device == "cuda"),
+    params:
+        model_folder=f"results/models/{CFG.model}",
+        settings=CFG.integration.model_dump(mode="json"),
+        init=get_init,
+        seed="{seed}",
+        state_folder="results/state/integration/{dataset}/{method}/{seed}",
+    script:
+        "../workflow_scripts/finetune.py"

@@ -287,10 +287,10 @@ def integrate_dataset(
     model_folder: str | Path,
     output_folder: str | Path,
     *,
+    state_folder: str | Path,
     settings: IntegrationSettings,
     init: Init,
     seed: int,
-    state_folder: Path,
     threads: int = 1,
 ) -> None:
     """Fine-tune a model on a prepared data set, and embed the data set with it.
@@ -302,10 +302,10 @@ def integrate_dataset(
     output_folder
         Gets `embedding.h5ad` (obs ``batch`` and ``label``, obsm ``X_emb``), the fine-tuned `model/`
         and `run.json`: settings, digests, learning curve, seconds and memory.
-    init
-        "random": the model folder gives its vocabulary and size alone.
     state_folder
         Of checkpoints; deleted in the end.
+    init
+        "random": the model folder gives its vocabulary and size alone.
     threads
         CPU threads.
 
@@ -333,7 +333,7 @@ def integrate_dataset(
             settings,
             world=world,
             seed=seed,
-            state_folder=state_folder,
+            state_folder=Path(state_folder),
             identity=identity,
         )
         if not result.finished:

@@ -1,0 +1,63 @@
+# How well the methods did: every metric of every run, and one tidy table of all runs.
+
+
+def get_scores(wildcards):
+    """Scores of every run that the config asks for."""
+    return expand(
+        "results/benchmark/integration/{dataset}/{method}/{seed}.parquet",
+        dataset=CFG.benchmark.integration,
+        method=CFG.benchmark.methods,
+        seed=CFG.benchmark.seeds,
+    )
+
+
+rule score:
+    input:
+        embedding="results/tasks/{task}/{dataset}/{method}/{seed}/embedding.h5ad",
+        unintegrated="results/tasks/{task}/{dataset}/hvg_pca/{seed}/embedding.h5ad",
+    output:
+        "results/benchmark/{task}/{dataset}/{method}/{seed}.parquet",
+    log:
+        "results/logs/benchmark/score_{task}_{dataset}_{method}_{seed}.log",
+    benchmark:
+        "results/benchmarks/benchmark/score_{task}_{dataset}_{method}_{seed}.tsv"
+    wildcard_constraints:
+        task="integration",
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=get_mem_mb(8000),
+        runtime=get_runtime(60),
+    params:
+        code=get_code("metrics", "neighbours", "scores"),
+    script:
+        "../workflow_scripts/score.py"
+
+
+rule collect_scores:
+    input:
+        get_scores,
+    output:
+        parquet="results/benchmark/scores.parquet",
+        tsv="results/benchmark/scores.tsv",
+        definitions="results/benchmark/metrics.tsv",
+    log:
+        "results/logs/benchmark/collect_scores.log",
+    benchmark:
+        "results/benchmarks/benchmark/collect_scores.tsv"
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=get_mem_mb(2000),
+        runtime=get_runtime(10),
+    params:
+        code=get_code("scores"),
+    script:
+        "../workflow_scripts/collect_scores.py"
+
+
+rule benchmark:
+    input:
+        rules.collect_scores.output,

@@ -1,0 +1,24 @@
+"""Score one embedding with every metric of the benchmark."""
+
+from collections.abc import Mapping
+
+import anndata as ad
+
+from scgpt_core.runs import start_logging, whole
+from scgpt_core.scores import COLUMNS, score_embedding
+
+
+def main(embedding: str, unintegrated: str, output: str, *, run: Mapping[str, str]) -> None:
+    scores = score_embedding(ad.read_h5ad(embedding), ad.read_h5ad(unintegrated))
+    scores = scores.assign(**run).astype({"seed": int})[list(COLUMNS)]
+    with whole(output) as temporary:
+        scores.to_parquet(temporary, index=False)
+
+
+start_logging(snakemake.log[0])
+main(
+    snakemake.input.embedding,
+    snakemake.input.unintegrated,
+    snakemake.output[0],
+    run=dict(snakemake.wildcards.items()),
+)
