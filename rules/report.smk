@@ -1,6 +1,4 @@
 # The report: a page for each notebook, which is given what this run made and is rendered.
-from scgpt_core.runs import sha256
-
 PAGES = {
     "summary": "Summary",
     "qc": "Quality control",
@@ -74,12 +72,6 @@ def get_page_parameters(wildcards):
     return get_page_artefacts(wildcards) | settings.get(wildcards.notebook, {})
 
 
-def get_report_code():
-    """Digest of the modules that draw and word the pages: a change of them renders anew."""
-    modules = ("findings", "plots", "report", "scores")
-    return [sha256(ROOT / f"scgpt_core/{module}.py") for module in modules]
-
-
 rule render_report:
     input:
         unpack(get_page_artefacts),
@@ -107,7 +99,7 @@ rule render_report:
     params:
         parameters=get_page_parameters,
         pages=PAGES,
-        code=get_report_code(),
+        code=get_code("findings", "plots", "report", "scores"),
     script:
         "../workflow_scripts/render_report.py"
 

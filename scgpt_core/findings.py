@@ -17,6 +17,12 @@ PREDICTORS: Final = {
     "ridge": "ridge regression on principal components",
 }
 """Titles of the simple predictors that pretraining is compared with."""
+LABELLERS: Final = {
+    "scgpt": "scGPT",
+    "pca_knn": "kNN on principal components",
+    "logistic_regression": "logistic regression",
+}
+"""Titles of what transfers labels; all but the first are simple baselines."""
 _KINDS: Final = {
     "baseline": "a simple baseline",
     "random": "a control, the same network with random weights: what pretraining adds is above it",
@@ -183,6 +189,50 @@ def score_matrix(
     part = summary[summary["dataset"] == dataset]
     matrix = part.pivot_table(index="method", columns="metric", values="mean")
     return matrix.reindex(columns=list(metrics)).sort_values(sort_by, ascending=False)
+
+
+def say_mapping(scores: Mapping[str, Mapping[str, float]], *, dataset: str) -> str:
+    """Say in Markdown how many labels of a query are right, beside the simple methods.
+
+    Parameters
+    ----------
+    scores
+        accuracy, macro_f1 and cells by the method's name (`LABELLERS`), as in a mapping's run.json;
+        empty where no label is known.
+    dataset
+        Name of the query.
+    """
+    if not scores:
+        return f"**{dataset}**: no labels are known, so there is nothing to score."
+    ours = scores["scgpt"]
+    n_cells = int(ours["cells"])
+    low, high = _wilson_interval(ours["accuracy"], n_cells)
+    said = (
+        f"**{dataset}**: scGPT gives {ours['accuracy']:.1%} of {_plural(n_cells, 'cell')} the "
+        f"right label (95 % interval {low:.1%} to {high:.1%}; macro-F1 {ours['macro_f1']:.3f})"
+    )
+    baselines = {name: score for name, score in scores.items() if name != "scgpt"}
+    if not baselines:
+        return f"{said}."
+    name, best = max(baselines.items(), key=lambda item: item[1]["accuracy"])
+    gap = ours["accuracy"] - best["accuracy"]
+    if abs(gap) < TIE:
+        verdict = "as good as"
+    else:
+        verdict = f"{abs(gap) * 100:.1f} points {'more' if gap > 0 else 'less'} than"
+    return (
+        f"{said}, {verdict} the best simple method, {LABELLERS[name]} "
+        f"({best['accuracy']:.1%}; macro-F1 {best['macro_f1']:.3f})."
+    )
+
+
+def _wilson_interval(share: float, number: int) -> tuple[float, float]:
+    """95 % interval of a share of independent cells (Wilson 1927)."""
+    z = 1.96
+    centre = share + z**2 / (2 * number)
+    width = z * (share * (1 - share) / number + z**2 / (4 * number**2)) ** 0.5
+    scale = 1 + z**2 / number
+    return (centre - width) / scale, (centre + width) / scale
 
 
 def _value(row: pd.Series) -> str:

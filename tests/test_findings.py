@@ -108,6 +108,32 @@ def test_a_model_is_compared_with_simple_predictors(error: float, said: str) -> 
     assert "**66.7% below** that of the gene's mean" in findings.say_training(training)
 
 
+@pytest.mark.parametrize(
+    ("accuracy", "said"),
+    [
+        (0.9, ", 10.0 points more than the best simple method, logistic regression (80.0%; macro"),
+        (0.5, ", 30.0 points less than the best simple method, logistic regression (80.0%; macro"),
+        (0.801, ", as good as the best simple method, logistic regression (80.0%; macro"),
+    ],
+)
+def test_mapping_is_told_beside_the_best_simple_method(accuracy: float, said: str) -> None:
+    scores = {
+        "scgpt": {"cells": 100, "accuracy": accuracy, "macro_f1": 0.25},
+        "pca_knn": {"cells": 100, "accuracy": 0.7, "macro_f1": 0.7},
+        "logistic_regression": {"cells": 100, "accuracy": 0.8, "macro_f1": 0.75},
+    }
+    assert said in findings.say_mapping(scores, dataset="q")
+
+
+def test_the_interval_of_an_accuracy_is_wilsons() -> None:
+    scores = {"scgpt": {"cells": 100, "accuracy": 0.5, "macro_f1": 0.25}}
+    # Wilson interval of 50 of 100: 0.4038 to 0.5962
+    said = findings.say_mapping(scores, dataset="q")
+    assert "gives 50.0% of 100 cells the right label (95 % interval 40.4% to 59.6%;" in said
+    assert said.endswith("macro-F1 0.250).")
+    assert "nothing to score" in findings.say_mapping({}, dataset="q")
+
+
 def test_methods_are_listed_with_their_kind() -> None:
     said = findings.say_methods(
         {
