@@ -2,6 +2,8 @@
 
 import logging
 import os
+import platform
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -65,6 +67,15 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return torch.cpu._is_amx_tile_supported()
+
+
+def describe_device(device: torch.device) -> str:
+    """Name of the GPU or CPU, as its maker calls it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:

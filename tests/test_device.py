@@ -5,7 +5,13 @@ import logging
 import pytest
 import torch
 
-from scgpt_core.device import autocast, multiplies_bfloat16, resolve_device, resolve_precision
+from scgpt_core.device import (
+    autocast,
+    describe_device,
+    multiplies_bfloat16,
+    resolve_device,
+    resolve_precision,
+)
 
 CPU = torch.device("cpu")
 
@@ -35,3 +41,7 @@ def test_autocast_multiplies_in_the_given_format(dtype: torch.dtype) -> None:
     x = torch.ones(4, 4)
     with autocast(CPU, dtype):
         assert (x @ x).dtype == dtype
+
+
+def test_a_device_has_a_name() -> None:
+    assert describe_device(CPU).strip()

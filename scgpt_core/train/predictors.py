@@ -158,9 +158,7 @@ def _components(known: _Entries, n_tokens: int, seed: int) -> Tensor:
     n_cells = int(known.cell_M.max()) + 1
     index = torch.stack([known.cell_M, known.token_M])
     shape = (n_cells, n_tokens)
-    x_NT = torch.sparse_coo_tensor(
-        index, known.value_M, shape, check_invariants=True
-    ).coalesce()
+    x_NT = torch.sparse_coo_tensor(index, known.value_M, shape, check_invariants=True).coalesce()
     x_TN = x_NT.t().coalesce()
     generator = torch.Generator().manual_seed(seed)
     basis_TK = torch.randn(n_tokens, min(_COMPONENTS, n_cells), generator=generator)

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import itertools
 import logging
-import platform
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from scgpt_core.config import ModelConfig, PretrainSettings
 from scgpt_core.data.collate import TokenSettings
 from scgpt_core.data.loader import ShardLoader
 from scgpt_core.data.shards import Corpus, open_corpus
-from scgpt_core.device import resolve_precision
+from scgpt_core.device import describe_device, resolve_precision
 from scgpt_core.model import ScGPT
 from scgpt_core.runs import read_json, whole, write_json
 from scgpt_core.train.evaluation import generation_errors, model_predictor
@@ -156,7 +155,7 @@ def _make_model(
         )
         model = ScGPT(config, attention=settings.trainer.attention)
         # Bins are about uniform: from their mean on, the first steps learn genes, not an offset.
-        nn.init.constant_(model.gep_head.value[-1].bias, config.n_bins / 2)
+        nn.init.constant_(model.get_parameter("gep_head.value.4.bias"), config.n_bins / 2)
         return model, None
     ckpt = load_checkpoint(init_from, device="cpu", attention=settings.trainer.attention)
     for what, theirs, ours in (
@@ -280,20 +279,19 @@ def _report(
     peak = peak_flops(world.device, precision)
     used = totals.flops / totals.seconds / world.size
     last = {line.pop("split"): line for line in read_metrics(result.folder / METRICS)}
-    on_gpu = world.device.type == "cuda"
     return {
         "objective": "generative pretraining",
         "steps": totals.step,
         "cells": totals.cells,
         "tokens": totals.tokens,
         "seconds": round(totals.seconds, 1),
-        "cells_per_s": totals.cells / totals.seconds,
-        "tokens_per_s": totals.tokens / totals.seconds,
+        "cells_per_s": round(totals.cells / totals.seconds, 1),
+        "tokens_per_s": round(totals.tokens / totals.seconds),
         "parameters": flops.parameters,
         "non_embedding_parameters": flops.non_embedding,
-        "flops_per_s_and_device": used,
-        "flops_use": None if peak is None else used / peak,
-        "device": torch.cuda.get_device_name(world.device) if on_gpu else platform.processor(),
+        "gflops_per_s_and_process": round(used / 1e9, 1),
+        "flops_use": None if peak is None else round(used / peak, 3),
+        "device": describe_device(world.device),
         "processes": world.size,
         "threads": torch.get_num_threads(),
         "precision": str(precision).removeprefix("torch."),

@@ -127,7 +127,7 @@ class Trainer:
         begin = saved = time.monotonic()
         budget_s = 60 * (self.settings.time_budget_minutes or math.inf)
         self._resume()
-        first, stopped = self.totals.step, ""
+        kept, stopped = self.totals.step, ""
         with StopSignals() as signals, contextlib.closing(self._open_journal()) as journal:
             steps = iter(self.loader)
             self.model.train()
@@ -147,8 +147,8 @@ class Trainer:
                     stopped = reason or "a signal to another process"
                 elif due:
                     self._save()
-                    saved = now
-            if self.totals.step > first:
+                    kept, saved = self.totals.step, now
+            if self.totals.step > kept:
                 self._save()
         self._checkpoints.close()
         return self._end(stopped)
