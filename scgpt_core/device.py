@@ -49,8 +49,8 @@ def resolve_device(wanted: DeviceName | str = "auto") -> torch.device:
 def resolve_precision(device: torch.device, wanted: Precision = "auto") -> torch.dtype:
     """Format of matrix products: bfloat16 or float32; weights are float32 in either case.
 
-    "auto" is bfloat16 on GPUs of compute capability 8 and above and on CPUs with AMX. Elsewhere
-    bfloat16 is emulated, up to 200 times slower than float32: done where asked for, with a warning.
+    "auto" is bfloat16 on GPUs of compute capability 8 and above and on CPUs with AMX or
+    AVX512-BF16. Elsewhere bfloat16 is emulated, up to 200 times slower than float32: done where asked for, with a warning.
     """
     if wanted == "float32":
         return torch.float32
@@ -66,7 +66,7 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 matrices in hardware."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return torch.cpu._is_amx_tile_supported()
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 def describe_device(device: torch.device) -> str:
