@@ -50,7 +50,8 @@ def resolve_precision(device: torch.device, wanted: Precision = "auto") -> torch
     """Format of matrix products: bfloat16 or float32; weights are float32 in either case.
 
     "auto" is bfloat16 on GPUs of compute capability 8 and above and on CPUs with AMX or
-    AVX512-BF16. Elsewhere bfloat16 is emulated, up to 200 times slower than float32: done where asked for, with a warning.
+    AVX512-BF16. Elsewhere bfloat16 is emulated, up to 200 times slower than float32: done where
+    asked for, with a warning.
     """
     if wanted == "float32":
         return torch.float32
