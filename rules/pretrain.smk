@@ -104,7 +104,7 @@ rule pretrain:
         "--nproc-per-node $(( {resources.gpu} > 0 ? {resources.gpu} : 1 )) "
         "'{ROOT}/workflow_scripts/pretrain.py' {params.corpus:q} {params.folder:q} "
         "--settings {params.settings:q} --seed {params.seed} --state {params.state:q} "
-        "{params.init} --threads {threads} --log {log:q}"
+        "{params.init} --threads {threads} --log-file {log:q}"
 
 
 rule export_checkpoint:

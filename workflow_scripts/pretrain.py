@@ -21,9 +21,9 @@ def main() -> int:
     parser.add_argument("--state", type=Path, required=True, help="folder of checkpoints")
     parser.add_argument("--init-from", type=Path, help="model folder to go on from")
     parser.add_argument("--threads", type=int, required=True, help="CPU threads of the job")
-    parser.add_argument("--log", type=Path, required=True)
+    parser.add_argument("--log-file", type=Path, required=True)
     args = parser.parse_args()
-    start_logging(args.log if os.environ["RANK"] == "0" else None)
+    start_logging(args.log_file if os.environ["RANK"] == "0" else None)
     finished = pretrain(
         args.corpus,
         args.output,
