@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
 from scgpt_core.keys import UNKNOWN
@@ -349,40 +349,35 @@ def plot_confusion(truth: Sequence[str], predicted: Sequence[str]) -> Figure:
 
 
 @_styled
-def plot_histogram(
-    values: Mapping[str, NDArray[np.floating[Any]]], *, label: str, threshold: float | None = None,
-    title: str = "",
-) -> Figure:  # fmt: skip
-    """Stacked histogram of a number by group, with a dashed line at a threshold.
+def plot_histograms(
+    numbers: Mapping[str, Mapping[str, NDArray[Any]]],
+    *,
+    thresholds: Mapping[str, float] | None = None,
+) -> Figure:
+    """Stacked histograms of numbers by group of cells, a panel for each number.
 
     Parameters
     ----------
-    values
-        The numbers, by group (such as cells mapped right and wrong).
-    label
-        Name of the number, with its unit.
-    threshold
-        Where a decision is made.
-    title
-        Over the panel.
+    numbers
+        For each number's name (with its unit) the values by group, such as cells with a right and
+        a wrong label; at most three groups, the same in every panel. Empty ones get no legend.
+    thresholds
+        Where a decision is made, by the number's name: a dashed line.
     """
-    figure, axes = _panels(1, 1, width=4.6, height=2.7)
-    ax = axes[0, 0]
-    everything = np.concatenate(list(values.values()))
-    edges = np.histogram_bin_edges(everything, bins=30)
-    colours = (_BLUE, _RED, _PALE)[: len(values)]
-    ax.hist(list(values.values()), bins=edges, stacked=True, color=colours, label=list(values))
-    if threshold is not None:
-        ax.axvline(
-            threshold,
-            color="black",
-            linestyle="--",
-            linewidth=1.2,
-            label=f"threshold {threshold:.3g}",
-        )
-    ax.set(xlabel=label, ylabel="cells", title=title)
-    if len(values) > 1 or threshold is not None:
-        ax.legend()
+    figure, axes = _panels(1, len(numbers), width=4.4, height=2.8)
+    for ax, (label, groups) in zip(axes[0], numbers.items(), strict=True):
+        edges = np.histogram_bin_edges(np.concatenate(list(groups.values())), bins=30)
+        names = [name if len(values) else f"_{name}" for name, values in groups.items()]
+        colours = (_BLUE, _RED, _PALE)[: len(groups)]
+        ax.hist(list(groups.values()), bins=edges, stacked=True, color=colours, label=names)
+        if thresholds and label in thresholds:
+            threshold = thresholds[label]
+            ax.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.3g}")
+        ax.set(xlabel=label, ylabel="cells")
+        ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.yaxis.set_major_formatter(_THOUSANDS)
+        if len(groups) > 1:
+            ax.legend()
     return figure
 
 

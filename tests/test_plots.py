@@ -120,13 +120,23 @@ def test_confusion_rows_are_shares_of_the_true_label() -> None:
     assert sorted(texts(ax)) == ["100", "100", "25", "75"]
 
 
-def test_a_histogram_counts_every_cell_once() -> None:
-    values = {"right": np.array([0.9, 0.8, 0.95]), "wrong": np.array([0.2])}
-    (ax,) = plots.plot_histogram(values, label="confidence", threshold=0.5).axes
-    heights = [sum(bar.get_height() for bar in group) for group in ax.containers]
-    assert heights == [3, 1]
-    assert legend(ax) == ["right", "wrong", "threshold 0.5"]
-    assert ax.get_xlabel() == "confidence"
+def test_histograms_count_every_cell_once_in_the_colour_of_its_group() -> None:
+    nothing = np.array([])
+    figure = plots.plot_histograms(
+        {
+            "confidence": {"right": np.array([0.9, 0.8, 0.95]), "wrong": np.array([0.2])},
+            "novelty": {"right": nothing, "wrong": np.array([0.5, 0.6])},
+        },
+        thresholds={"confidence": 0.5},
+    )
+    confidence, novelty = figure.axes
+    for ax, cells in ((confidence, [3, 1]), (novelty, [0, 2])):
+        assert [sum(bar.get_height() for bar in group) for group in ax.containers] == cells
+    assert legend(confidence) == ["right", "wrong", "threshold 0.5"]
+    assert legend(novelty) == ["wrong"]
+    assert (confidence.get_xlabel(), novelty.get_xlabel()) == ("confidence", "novelty")
+    wrong = [ax.containers[1][0].get_facecolor() for ax in figure.axes]
+    assert wrong[0] == wrong[1] != confidence.containers[0][0].get_facecolor()
 
 
 def test_the_funnel_says_what_is_left_and_what_was_lost() -> None:
