@@ -1,4 +1,5 @@
-# The corpus as token shards: quality control, vocabulary, one shard a partition, and the manifest.
+# The corpus as token shards: vocabulary, quality control, one shard a partition, the manifest, and
+# which cells of the data sets for tests it has already.
 
 
 def get_partition_files(wildcards):
@@ -21,6 +22,12 @@ def get_shards(wildcards):
 def get_published_vocab():
     """The vocabulary to take instead of the corpus's own genes."""
     return [get_path(CFG.shards.published_vocab)] if CFG.shards.published_vocab else []
+
+
+def get_tested_datasets():
+    """The data sets that models of the corpus are tested on, prepared."""
+    names = sorted({*CFG.benchmark.integration, *CFG.index.queries})
+    return [f"results/datasets/{name}.h5ad" for name in names]
 
 
 rule build_vocab:
@@ -92,3 +99,23 @@ rule seal_shards:
         seed=CFG.seed,
     script:
         "../workflow_scripts/seal_shards.py"
+
+
+rule check_overlap:
+    input:
+        manifest="results/shards/{corpus}/manifest.json",
+        datasets=get_tested_datasets(),
+    output:
+        "results/shards/{corpus}/overlap.json",
+    log:
+        "results/logs/shards/check_overlap_{corpus}.log",
+    benchmark:
+        "results/benchmarks/shards/check_overlap_{corpus}.tsv"
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=get_mem_mb(8000),
+        runtime=get_runtime(240),
+    script:
+        "../workflow_scripts/check_overlap.py"
