@@ -1,7 +1,7 @@
 # `make demo`, `make test`, `make lint`: each sets up .venv from envs/lock.txt first.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: help demo report test test-fast test-slurm lint format clean clean-venv lock rulegraph
+.PHONY: help demo report test test-fast test-slurm lint format clean clean-venv lock rulegraph pictures
 
 PYTHON ?= python3
 CORES ?= 2
@@ -48,6 +48,9 @@ format: $(READY)  ## rewrite the code in the house style
 
 rulegraph: $(READY)  ## draw the graph of rules (needs graphviz)
 	$(BIN)/snakemake --rulegraph | dot -Tsvg > docs/rulegraph.svg
+
+pictures: $(READY)  ## take the README's pictures out of the report of `make demo`
+	$(BIN)/python docs/take_pictures.py results/report/integration.ipynb docs
 
 lock: $(READY)  ## write envs/lock.txt and envs/pipeline.yaml anew from what is installed
 	(sed -n '/^#/p' envs/lock.txt; $(BIN)/python -m pip freeze --all --exclude-editable --exclude pip) > envs/lock.new
