@@ -1,0 +1,199 @@
+import json
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pytest
+import torch
+
+from scgpt_core.checkpoint import load_checkpoint, save_checkpoint
+from scgpt_core.config import DatasetRow, IntegrationSettings, ModelConfig
+from scgpt_core.data.vocab import Vocabulary
+from scgpt_core.keys import SPECIAL_TOKENS
+from scgpt_core.model import ScGPT
+from scgpt_core.tasks import integration
+from scgpt_core.tasks.datasets import prepare_dataset
+from scgpt_core.tasks.integration import UnfinishedError, integrate_dataset
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = IntegrationSettings.model_validate(
+    {
+        "n_genes": 40,
+        "epochs": 3,
+        "heldout_share": 0.2,
+        "trainer": {"batch_cells": 16, "micro_batch_cells": 16, "learning_rate": 3e-3,
+                    "device": "cpu", "precision": "float32"},
+    }
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """120 blood cells of three technologies."""
+    folder = tmp_path_factory.mktemp("dataset")
+    source, output = folder / "source.h5ad", folder / "cells.h5ad"
+    ad.read_h5ad(ROOT / "resources/cells/pbmc_symphony_3tech.h5ad")[::10].write_h5ad(source)
+    row = DatasetRow(dataset="cells", path=str(source), batch_key="batch", label_key="cell_type")
+    prepare_dataset(row, source, output, cell_types=ROOT / "resources/cell_types.tsv")
+    return output
+
+
+@pytest.fixture(scope="module")
+def adata(dataset: Path) -> ad.AnnData:
+    return ad.read_h5ad(dataset)
+
+
+@pytest.fixture(scope="module")
+def model_folder(adata: ad.AnnData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model with its own weights, that knows every other gene."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    vocab = Vocabulary([*SPECIAL_TOKENS, *sorted(adata.var_names)[::-2]])
+    torch.manual_seed(1)
+    config = ModelConfig(
+        width=16, n_layers=2, n_heads=2, ffn_width=16, dropout=0.0, n_bins=11,
+        n_tokens=vocab.n_tokens, pad_id=vocab.pad_id, cls_id=vocab.cls_id,
+    )  # fmt: skip
+    save_checkpoint(folder, ScGPT(config), vocab, training={})
+    return folder
+
+
+def run(
+    dataset: Path, model_folder: Path, folder: Path, settings: IntegrationSettings = SETTINGS
+) -> ad.AnnData:
+    integrate_dataset(
+        dataset,
+        model_folder,
+        folder / "out",
+        state_folder=folder / "state",
+        settings=settings,
+        init="pretrained",
+        seed=5,
+    )
+    return ad.read_h5ad(folder / "out/embedding.h5ad")
+
+
+def with_trainer(**changes: object) -> IntegrationSettings:
+    trainer = SETTINGS.trainer.model_copy(update=changes)
+    return SETTINGS.model_copy(update={"trainer": trainer})
+
+
+def test_variable_genes_that_the_model_knows_are_prepared(
+    adata: ad.AnnData, model_folder: Path
+) -> None:
+    vocab = load_checkpoint(model_folder, "cpu").vocab
+    settings = SETTINGS.model_copy(update={"min_matched": 0.3})
+    prepared = integration.prepare(adata, vocab, settings, seed=0)
+    assert len(prepared.genes) == 40
+    assert list(prepared.genes) == sorted(prepared.genes)
+    names = [vocab.tokens[id_] for id_ in prepared.genes]
+    counts = adata[:, names].X
+    assert prepared.cells.counts.sum() == counts.sum()
+    assert prepared.batches == ("10x_3pv1", "10x_3pv2", "10x_5p")
+    assert [prepared.batches[code] for code in prepared.batch_N] == adata.obs["batch"].tolist()
+
+
+def test_cells_are_held_out_of_every_batch_whatever_their_order(
+    adata: ad.AnnData, model_folder: Path
+) -> None:
+    vocab = load_checkpoint(model_folder, "cpu").vocab
+
+    def heldout(adata: ad.AnnData, seed: int = 0) -> set[str]:
+        prepared = integration.prepare(adata, vocab, SETTINGS, seed=seed)
+        return set(adata.obs_names[prepared.heldout_N])
+
+    turned = adata[np.random.default_rng(0).permutation(adata.n_obs)].copy()
+    assert heldout(adata) == heldout(turned)
+    assert heldout(adata) != heldout(adata, seed=1)
+    shares = adata.obs["batch"].value_counts()
+    counts = adata[sorted(heldout(adata))].obs["batch"].value_counts()
+    assert all(counts[batch] == round(0.2 * n) for batch, n in shares.items())
+
+
+def test_user_mistakes_are_named(adata: ad.AnnData, model_folder: Path) -> None:
+    vocab = load_checkpoint(model_folder, "cpu").vocab
+    one = adata[adata.obs["batch"] == "10x_5p"].copy()
+    with pytest.raises(ValueError, match="integration needs two batches"):
+        integration.prepare(one, vocab, SETTINGS, seed=0)
+    strict = SETTINGS.model_copy(update={"min_matched": 0.9})
+    with pytest.raises(ValueError, match=r"of the counts have a token .* 90.0% are required"):
+        integration.prepare(adata, vocab, strict, seed=0)
+
+
+@pytest.mark.parametrize("init", ["pretrained", "random"])
+def test_weights_that_fit_are_inherited(
+    init: integration.Init, adata: ad.AnnData, model_folder: Path
+) -> None:
+    ckpt = load_checkpoint(model_folder, "cpu")
+    prepared = integration.prepare(adata, ckpt.vocab, SETTINGS, seed=0)
+    model = integration.make_model(ckpt, prepared, SETTINGS, init=init, seed=0)
+    assert model.config.n_batches == 3
+    assert model.heads == {"gep", "gepc", "dar"}
+    theirs, ours = ckpt.model.state_dict(), model.state_dict()
+    inherited = {name for name in theirs if torch.equal(theirs[name], ours[name])}
+    matrices = {name for name in theirs if name.startswith("layers.") and theirs[name].ndim > 1}
+    encoder = {"gene_embedding.table.weight"} | matrices
+    assert len(encoder) == 9
+    assert encoder <= inherited if init == "pretrained" else not encoder & inherited
+
+
+def test_fine_tuning_learns_and_writes_what_the_benchmark_reads(
+    dataset: Path, adata: ad.AnnData, model_folder: Path, tmp_path: Path
+) -> None:
+    embedding = run(dataset, model_folder, tmp_path)
+    assert embedding.obs_names.equals(adata.obs_names)
+    assert embedding.obs[["batch", "label"]].equals(adata.obs[["batch", "label"]])
+    np.testing.assert_allclose(np.linalg.norm(embedding.obsm["X_emb"], axis=1), 1, rtol=1e-5)
+    record = json.loads((tmp_path / "out/run.json").read_text())
+    losses = [line["loss"] for line in record["curve"] if line["split"] == "heldout"]
+    assert len(losses) == 3
+    assert losses[-1] < losses[0]
+    assert record["settings"]["seed"] == 5
+    assert not (tmp_path / "state").exists()
+
+    tuned = load_checkpoint(tmp_path / "out/model", "cpu")
+    prepared = integration.prepare(adata, tuned.vocab, SETTINGS, seed=5)
+    again = integration.predict(tuned.model, prepared, SETTINGS, seed=5)
+    np.testing.assert_allclose(again, embedding.obsm["X_emb"], atol=1e-6)
+
+
+def test_an_interrupted_fit_goes_on_to_the_same_end(
+    dataset: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    hurried = with_trainer(time_budget_minutes=1e-6)
+    with pytest.raises(UnfinishedError, match="stopped after step 1 and saved"):
+        run(dataset, model_folder, tmp_path, hurried)
+    assert not list((tmp_path / "out").glob("*"))
+    resumed = run(dataset, model_folder, tmp_path)
+    straight = run(dataset, model_folder, tmp_path / "other")
+    np.testing.assert_allclose(resumed.obsm["X_emb"], straight.obsm["X_emb"], atol=1e-6)
+
+
+def test_a_cell_is_embedded_alike_alone_and_among_others(
+    adata: ad.AnnData, model_folder: Path
+) -> None:
+    ckpt = load_checkpoint(model_folder, "cpu")
+    prepared = integration.prepare(adata, ckpt.vocab, SETTINGS, seed=0)
+    model = integration.make_model(ckpt, prepared, SETTINGS, init="pretrained", seed=0)
+    whole = integration.predict(model, prepared, SETTINGS, seed=0)
+    chosen = np.arange(7, 30, 3)
+    part = prepared._replace(
+        cells=integration.take_cells(prepared.cells, chosen),
+        batch_N=prepared.batch_N[chosen],
+        heldout_N=prepared.heldout_N[chosen],
+    )
+    np.testing.assert_allclose(
+        integration.predict(model, part, SETTINGS, seed=0), whole[chosen], atol=1e-6
+    )
+
+
+def test_without_its_extras_it_is_plain_masked_prediction(
+    dataset: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    plain = SETTINGS.model_copy(
+        update={"gepc": False, "explicit_zero_prob": False, "ecs_weight": 0.0, "dar_weight": 0.0,
+                "domain_batch_norm": False, "heldout_share": 0.0, "epochs": 1}
+    )  # fmt: skip
+    run(dataset, model_folder, tmp_path, plain)
+    record = json.loads((tmp_path / "out/run.json").read_text())
+    assert all(line["split"] == "train" for line in record["curve"])
+    assert load_checkpoint(tmp_path / "out/model", "cpu").model.heads == {"gep"}
