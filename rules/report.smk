@@ -16,6 +16,7 @@ if not CFG.index.queries:
 
 def get_page_artefacts(wildcards):
     """Files that a page shows, by the names of the notebook's parameters."""
+    overlap = f"results/shards/{CFG.corpus}/overlap.json"
     artefacts = {
         "qc": {"manifest": f"results/shards/{CFG.corpus}/manifest.json"},
         "pretrain": {
@@ -30,6 +31,7 @@ def get_page_artefacts(wildcards):
                 method=CFG.benchmark.methods,
                 seed=CFG.benchmark.seeds,
             ),
+            "overlap": overlap,
         },
         "mapping": {
             "mappings": expand(
@@ -39,15 +41,16 @@ def get_page_artefacts(wildcards):
                 dataset=CFG.index.queries,
             ),
             "index": f"results/index/{CFG.model}/{CFG.corpus}/manifest.json",
+            "overlap": overlap,
         },
     }
     if wildcards.notebook != "summary":
         return artefacts[wildcards.notebook]
-    shown = ("manifest", "training", "scores", "mappings")
+    shown = ("manifest", "training", "scores", "mappings", "overlap")
     return {
         name: files
-        for page in artefacts.keys() & PAGES.keys()
-        for name, files in artefacts[page].items()
+        for page in PAGES
+        for name, files in artefacts.get(page, {}).items()
         if name in shown
     }
 

@@ -68,6 +68,30 @@ def say_corpus(manifest: Mapping[str, Any]) -> str:
     )
 
 
+def say_overlap(overlap: Mapping[str, Mapping[str, Any]], datasets: Collection[str]) -> str:
+    """Say in Markdown which cells that a model is tested on are in the corpus that it has seen.
+
+    Parameters
+    ----------
+    overlap
+        cells, shared and shared_with (cells by data set of the corpus), by the data set's name.
+    datasets
+        Which of them.
+    """
+    seen = [
+        f"{found['shared']:,} of the {_plural(found['cells'], 'cell')} of **{name}** "
+        f"(in {', '.join(found['shared_with'])})"
+        for name, found in ((name, overlap[name]) for name in datasets)
+        if found["shared"]
+    ]
+    if not seen:
+        return f"The corpus has none of the cells of {', '.join(datasets)}."
+    return (
+        f"The corpus has {'; '.join(seen)}: a model that was pretrained on it has seen their counts, "
+        "though not their labels."
+    )
+
+
 def say_training(training: Mapping[str, Any]) -> str:
     """Say in Markdown what a model was trained on, and how it compares with simple predictors.
 

@@ -80,6 +80,16 @@ def test_overlapping_intervals_are_called_so() -> None:
     assert near.endswith("the two overlap, so the order may be chance.")
 
 
+def test_cells_that_the_model_has_seen_are_told() -> None:
+    overlap = {
+        "a": {"cells": 1200, "shared": 0, "shared_with": {}},
+        "b": {"cells": 160, "shared": 8, "shared_with": {"x": 7, "y": 1}},
+    }
+    assert findings.say_overlap(overlap, ["a"]) == "The corpus has none of the cells of a."
+    said = findings.say_overlap(overlap, ["a", "b"])
+    assert said.startswith("The corpus has 8 of the 160 cells of **b** (in x, y): a model that")
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [
