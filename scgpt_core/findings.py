@@ -87,8 +87,8 @@ def say_overlap(overlap: Mapping[str, Mapping[str, Any]], datasets: Collection[s
     if not seen:
         return f"The corpus has none of the cells of {', '.join(datasets)}."
     return (
-        f"The corpus has {'; '.join(seen)}: a model that was pretrained on it has seen their counts, "
-        "though not their labels."
+        f"The corpus has {'; '.join(seen)}: a model that was pretrained on it has seen their "
+        "counts, though not their labels."
     )
 
 
