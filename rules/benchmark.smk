@@ -41,6 +41,7 @@ rule collect_scores:
     output:
         parquet="results/benchmark/scores.parquet",
         tsv="results/benchmark/scores.tsv",
+        text="results/benchmark/scores.txt",
         definitions="results/benchmark/metrics.tsv",
     log:
         "results/logs/benchmark/collect_scores.log",
@@ -53,6 +54,7 @@ rule collect_scores:
         mem_mb=get_mem_mb(2000),
         runtime=get_runtime(10),
     params:
+        titles={name: TABLES.methods[name].title for name in CFG.benchmark.methods},
         code=get_code("scores"),
     script:
         "../workflow_scripts/collect_scores.py"

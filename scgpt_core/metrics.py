@@ -38,7 +38,7 @@ COMPONENTS: Final = 50
 _KBET_LEVEL: Final = 0.05
 _KBET_LEAST_CELLS: Final = 10
 _SEED: Final = 0  # of the clusterings: one for all methods, not each its own
-_CHUNK: Final = 1024  # cells whose distances to all others are held at once
+_CHUNK: Final = 256  # cells whose distances to all others are held at once: few, for the cache
 _NAN: Final = float("nan")
 
 
