@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import as_file, files
 from typing import TYPE_CHECKING, Literal
 
@@ -140,11 +140,11 @@ def match_genes(
     ids = np.where(ids < 0, vocab.ids(symbols), ids)
     how: list[How] = ["token" if id_ >= 0 else "unknown" for id_ in ids]
     resolve = _resolver(vocab)
-    known = set(load_gene_table()["gene_id"].to_pylist())
+    in_use = all_genes()
     for place in np.flatnonzero(ids < 0).tolist():
         ids[place], how[place] = resolve(names[place])
         # An id in use says which gene it is; its symbol may be an alias of another one.
-        if ids[place] < 0 and ensembl_id(names[place]) not in known:
+        if ids[place] < 0 and (ensembl_id(names[place]) or "") not in in_use:
             ids[place], how[place] = resolve(symbols[place])
     taken = set(vocab.ids(SPECIAL_TOKENS).tolist())
     for place in sorted(range(len(names)), key=lambda place: HOWS.index(how[place])):
@@ -191,6 +191,7 @@ def _resolver(vocab: Vocabulary) -> Callable[[str], tuple[int, How]]:
     return resolve
 
 
+@lru_cache(maxsize=2)
 def _genes_of_vocab(vocab: Vocabulary) -> tuple[dict[str, int], dict[str, list[int]]]:
     """Token id by Ensembl id, and token ids by the vocabulary's own symbols."""
     id_of_gene: dict[str, int] = {}

@@ -54,6 +54,9 @@ class Vocabulary:
             message = f"vocabulary: special tokens {', '.join(missing)} are missing"
             raise ValueError(message)
 
+    def __contains__(self, token: str) -> bool:
+        return token in self._id
+
     @property
     def n_tokens(self) -> int:
         """Number of tokens, special ones included."""
