@@ -1,5 +1,7 @@
 """Value binning: counts of a cell to its quantile bins, as published, but equal on every run."""
 
+from functools import cache
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -57,6 +59,7 @@ def bin_counts(
     return bins
 
 
+@cache
 def quantiles(n_bins: int) -> NDArray[np.float64]:
     """Quantiles that are the edges of `n_bins` bins."""
     if n_bins < 2:
@@ -67,7 +70,7 @@ def quantiles(n_bins: int) -> NDArray[np.float64]:
 
 def draw_keys(seed: int, epoch: ArrayLike, cell_ids: NDArray[np.int64]) -> NDArray[np.uint64]:
     """Keys of the cells' random streams; `epoch` is one, or one for each cell."""
-    epochs = np.ascontiguousarray(np.broadcast_to(epoch, len(cell_ids)), np.int64)
+    epochs = np.full(len(cell_ids), epoch, np.int64)
     keys: NDArray[np.uint64] = kernels.draw_keys(seed, epochs, np.asarray(cell_ids, np.int64))
     return keys
 

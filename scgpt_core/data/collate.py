@@ -133,13 +133,10 @@ def tokenize(
         raise ValueError(message)
     shape = (len(rows), pad_to or longest)
     tokens = Tokens(
-        np.full(shape, pad_id, np.int64),
-        np.full(shape, pad_value, np.float32),
-        np.ones(shape, np.bool_),
+        np.empty(shape, np.int64), np.empty(shape, np.float32), np.empty(shape, np.bool_)
     )
     tokens.ids_BL[:, 0] = cls_id
     tokens.bins_BL[:, 0] = cls_value
-    tokens.padding_BL[:, 0] = False
     if len(rows) == 0:
         return tokens
     wrong = kernels.tokenize_cells(
@@ -151,6 +148,8 @@ def tokenize(
         quantiles(n_bins),
         _is_in(keep_ids, cells.genes),
         max_tokens,
+        pad_id,
+        float(pad_value),
         *tokens,
     )
     if wrong >= 0:
@@ -216,7 +215,7 @@ def hide(
         tokens.padding_BL,
         draw_keys(seed, epoch, cell_ids),
         np.asarray(shares, np.float64),
-        mask_value,
+        float(mask_value),
         *hidden,
     )
     return hidden

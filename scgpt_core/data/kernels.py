@@ -12,93 +12,158 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-_GAMMA = np.uint64(0x9E3779B97F4A7C15)
-_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
-_MIX_2 = np.uint64(0x94D049BB133111EB)
-
 # What a draw is for: draws of one cell for two purposes are independent.
 FOR_TIES = np.uint64(1)
 FOR_GENES = np.uint64(2)
 FOR_HIDING = np.uint64(3)
 FOR_SHARE = np.uint64(4)
 
-_SMALL = 256  # counts below are sorted by counting; few counts of a cell are greater
+_LARGE = 255  # code of a count that is no integer below: it is binned by itself, not by a table
+_BITS = np.arange(256)[:, None] >> np.arange(8) & 1
+_BIT_COUNTS = _BITS.sum(axis=1).astype(np.uint8)
+_BIT_PLACES = np.argsort(1 - _BITS, axis=1, kind="stable").astype(np.uint8)  # ones before zeros
+_LANES = 4  # histograms in turn: to add to one place again and again waits for the addition before
 
 _compiled = numba.njit(cache=True, nogil=True)
 
 
 @_compiled
-def _mix(z: Any) -> Any:
-    # The finaliser of SplitMix64 (Steele, Lea & Flood 2014).
-    z = (z ^ (z >> np.uint64(30))) * _MIX_1
-    z = (z ^ (z >> np.uint64(27))) * _MIX_2
+def _mix64(z: Any) -> Any:
+    # Finaliser of SplitMix64 (Steele, Lea & Flood, OOPSLA 2014).
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))
 
 
 @_compiled
-def _draw(key: Any, i: Any) -> Any:
-    """Draw i of the stream `key`: uint64, uniform below 2**32. SplitMix64 by position."""
-    return _mix(key + (np.uint64(i) + np.uint64(1)) * _GAMMA) >> np.uint64(32)
+def _mix32(x: Any) -> Any:
+    # Wellons' "lowbias32": as _mix64, in half the width, which vector units multiply at once.
+    x = np.uint32((x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D))
+    x = np.uint32((x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B))
+    return np.uint32(x ^ (x >> np.uint32(16)))
 
 
 @_compiled
-def _below(key: Any, i: Any, n: Any) -> Any:
-    """Draw i of the stream `key`, as an integer uniform below n."""
-    return np.int64((_draw(key, i) * np.uint64(n)) >> np.uint64(32))
+def _absorb(key: Any, word: Any) -> Any:
+    return _mix64(key ^ _mix64(np.uint64(word) + np.uint64(0x9E3779B97F4A7C15)))
 
 
 @_compiled
 def draw_keys(
     seed: int, epoch_B: NDArray[np.int64], cell_ids_B: NDArray[np.int64]
 ) -> NDArray[np.uint64]:
-    """Give each cell the key of its streams, from the seed, its epoch and its identity alone."""
+    """Give each cell the key of its draws, from the seed, its epoch and its identity alone."""
     keys_B = np.empty(len(cell_ids_B), np.uint64)
-    root = _mix(np.uint64(seed) + _GAMMA)
     for b in range(len(cell_ids_B)):
-        key = _mix(root ^ _mix(np.uint64(epoch_B[b]) + _GAMMA))
-        keys_B[b] = _mix(key + _mix(np.uint64(cell_ids_B[b]) + _GAMMA))
+        keys_B[b] = _absorb(_absorb(_absorb(np.uint64(0), seed), epoch_B[b]), cell_ids_B[b])
     return keys_B
 
 
 @_compiled
-def _stream(key: Any, purpose: Any) -> Any:
-    return _mix(key ^ (purpose * _MIX_1))
+def _draw(low: Any, high: Any, i: Any) -> Any:
+    """Draw i of the stream of two words: uint32, uniform."""
+    return _mix32(np.uint32(_mix32(np.uint32(np.uint32(i) + low)) ^ high))
 
 
 @_compiled
-def _sort_counts(counts: Any, histogram: Any, tail: Any) -> tuple[int, int]:
-    """Sort the non-zero counts of a cell: small integers into `histogram`, the rest into `tail`.
+def _words(key: Any, purpose: Any) -> Any:
+    """Give the two words of a cell's stream for a purpose."""
+    stream = _absorb(key, purpose)
+    return np.uint32(stream), np.uint32(stream >> np.uint64(32))
+
+
+@_compiled
+def _below(draw: Any, n: Any) -> Any:
+    """Integer uniform below n, from a draw."""
+    return np.int64((np.uint64(draw) * np.uint64(n)) >> np.uint64(32))
+
+
+@_compiled
+def _choose(key: Any, purpose: Any, n_chosen: Any, draws: Any, chosen: Any) -> None:
+    """Set `n_chosen` random items of `chosen` to 1, and the others to 0.
+
+    Each item is taken where a byte of its own is below a threshold, which gives about the number;
+    then items at random are taken, or put back, until it is met. To both steps all items are alike,
+    so all sets of the number are equally likely.
+    """
+    low, high = _words(key, purpose)
+    n = len(chosen)
+    turn = (n + 3) // 4
+    for i in range(turn):
+        draws[i] = _draw(low, high, i)
+    item_draws = draws[:turn].view(np.uint8)
+    threshold = np.uint8(min(n_chosen * 256 // max(n, 1), 255))
+    n_taken = 0
+    for i in range(n):
+        chosen[i] = item_draws[i] < threshold
+        n_taken += int(chosen[i])
+    while n_taken != n_chosen:
+        i = _below(_draw(low, high, turn), n)
+        turn += 1
+        if chosen[i] == (n_taken > n_chosen):
+            n_taken += 1 - 2 * int(chosen[i])
+            chosen[i] = 1 - chosen[i]
+
+
+@_compiled
+def _encode_counts(counts: Any, codes: Any) -> None:
+    """Codes of counts: themselves where they are integers below `_LARGE`."""
+    for i in range(len(counts)):
+        count = counts[i]
+        clipped = count if 0 <= count < _LARGE else np.float32(_LARGE)
+        code = np.int32(clipped)
+        codes[i] = code if np.float32(code) == clipped else _LARGE
+
+
+@_compiled
+def _collect_tail(counts: Any, codes: Any, tail: Any) -> tuple[int, bool]:
+    """Write the large counts into `tail`; how many, and whether some are no integers.
+
+    Returns -1 where a count is negative or not finite.
+    """
+    n_tail = 0
+    fractions = False
+    words = codes.view(np.uint64)
+    for w in range((len(counts) + 7) // 8):
+        sevens = words[w] & np.uint64(0x7F7F7F7F7F7F7F7F)
+        full = (sevens + np.uint64(0x0101010101010101)) & words[w]
+        if full & np.uint64(0x8080808080808080):  # one of the eight codes is _LARGE
+            for i in range(8 * w, min(8 * w + 8, len(counts))):
+                if codes[i] == _LARGE:
+                    if not 0 <= counts[i] < np.inf:
+                        return -1, False
+                    fractions = fractions or counts[i] < _LARGE
+                    tail[n_tail] = counts[i]
+                    n_tail += 1
+    return n_tail, fractions
+
+
+@_compiled
+def _sort_counts(counts: Any, codes: Any, histogram: Any, tail: Any) -> tuple[int, int]:
+    """Sort the non-zero counts of a cell: by code into `histogram[0]`, the large ones into `tail`.
 
     Returns how many are in either; (-1, -1) where a count is negative or not finite.
     """
-    histogram[:] = 0
     n = len(counts)
-    n_tail = 0
-    fractions = False
+    histogram[:] = 0
     for i in range(n):
-        count = counts[i]
-        whole = np.int64(count)
-        if 0 <= whole < _SMALL and whole == count:
-            # Four histograms in turn: most counts are 1, and adding to one place again and again
-            # would wait for the addition before.
-            histogram[i & 3, whole] += 1
-        else:
-            if not 0 <= count < np.inf:
-                return -1, -1
-            tail[n_tail] = count
-            n_tail += 1
-            fractions = fractions or count < _SMALL
-    histogram[0] += histogram[1] + histogram[2] + histogram[3]
-    if fractions:  # all into the tail, so that its least is not below the histogram's greatest
-        n_tail = 0
-        for i in range(n):
-            if counts[i] > 0:
+        histogram[i & (_LANES - 1), codes[i]] += 1
+    n_small, n_tail = 0, 0
+    for code in range(1, _LARGE):
+        for lane in range(1, _LANES):
+            histogram[0, code] += histogram[lane, code]
+        n_small += histogram[0, code]
+    if n_small + histogram[:, 0].sum() < n:
+        n_tail, fractions = _collect_tail(counts, codes, tail)
+        if n_tail < 0:
+            return -1, -1
+        if fractions:  # then all, since some of the tail are less than some of the histogram
+            n_small, n_tail = 0, 0
+            for i in range(n):
                 tail[n_tail] = counts[i]
-                n_tail += 1
-        histogram[0] = 0
-    tail[:n_tail].sort()
-    histogram[0, 0] = 0
-    return histogram[0].sum(), n_tail
+                n_tail += counts[i] > 0
+        tail[:n_tail].sort()
+    return n_small, n_tail
 
 
 @_compiled
@@ -141,42 +206,62 @@ def _digits(count: Any, edges_E: Any) -> tuple[int, int]:
 
 
 @_compiled
-def _tabulate_digits(edges_E: Any, table: Any) -> None:
-    """Digits of every small integer into `table`, rows low and high; zero stays in bin 0."""
+def _tabulate_digits(edges_E: Any, digits: Any) -> None:
+    """Digits of each code: the highest bin, and among how many is drawn; zero stays in bin 0."""
+    digits[:] = 0
+    for edge in edges_E:
+        if edge < _LARGE:
+            digits[np.int64(np.ceil(edge)), 0] += 1
+            digits[np.int64(edge) + 1, 1] += 1
     low, high = 0, 0
-    table[:, 0] = 0
-    for value in range(1, _SMALL):
-        while low < len(edges_E) and edges_E[low] < value:
-            low += 1
-        while high < len(edges_E) and edges_E[high] <= value:
-            high += 1
-        table[0, value] = low
-        table[1, value] = high
+    for code in range(1, _LARGE):
+        high += digits[code, 0]
+        low += digits[code, 1]
+        digits[code, 0] = high
+        digits[code, 1] = max(high - low, 1)
+    digits[0, 0], digits[0, 1] = 0, 1
 
 
 @_compiled
 def _prepare_bins(
-    counts: Any, quantiles_E: Any, histogram: Any, tail: Any, edges_E: Any, table: Any
+    counts: Any,
+    quantiles_E: Any,
+    codes: Any,
+    histogram: Any,
+    tail: Any,
+    edges_E: Any,
+    digits: Any,
 ) -> bool:
-    """Edges and digits of one cell; False where it has a count that is none."""
-    n_small, n_tail = _sort_counts(counts, histogram, tail)
+    """Codes, edges and digits of one cell; False where it has a count that is none."""
+    _encode_counts(counts, codes)
+    n_small, n_tail = _sort_counts(counts, codes, histogram, tail)
     if n_small < 0:
         return False
     if n_small + n_tail > 0:
         _find_edges(quantiles_E, n_small, histogram, tail, n_tail, edges_E)
-    _tabulate_digits(edges_E, table)
+        _tabulate_digits(edges_E, digits)
     return True
 
 
 @_compiled
-def _bin(count: Any, i: Any, key: Any, edges_E: Any, table: Any) -> Any:
-    """Bin of the i-th count of a cell: at random among those whose edges it equals."""
-    whole = np.int64(count)
-    if whole < _SMALL and whole == count:
-        low, high = table[0, whole], table[1, whole]
-    else:
-        low, high = _digits(count, edges_E)
-    return high - _below(key, i, high - low) if high > low + 1 else high
+def _write_bins(
+    counts: Any, codes: Any, key: Any, edges_E: Any, digits: Any, positions: Any, bins: Any
+) -> None:
+    """Write bins of the counts at these positions: at random where a count equals several edges."""
+    low, high = _words(key, FOR_TIES)
+    some_large = False
+    for k in range(len(bins)):
+        i = positions[k]
+        code = codes[i]
+        some_large |= code == _LARGE
+        draw = _draw(low, high, i) >> np.uint32(16)
+        bins[k] = np.int32(digits[code, 0] - (draw * digits[code, 1] >> np.uint32(16)))
+    if some_large:
+        for k in range(len(bins)):
+            i = positions[k]
+            if codes[i] == _LARGE:
+                n_low, n_high = _digits(counts[i], edges_E)
+                bins[k] = n_high - _below(_draw(low, high, i), max(n_high - n_low, 1))
 
 
 @_compiled
@@ -189,43 +274,45 @@ def bin_cells(
     bins: NDArray[np.float32],
 ) -> int:
     """Bin all counts of the cells into `bins`; the first cell that has a wrong count, or -1."""
-    histogram = np.empty((4, _SMALL), np.int32)
-    table = np.empty((2, _SMALL), np.int32)
+    longest = (stops_B - starts_B).max()
+    histogram = np.empty((_LANES, _LARGE + 1), np.int32)
+    digits = np.empty((_LARGE + 1, 2), np.int32)
     edges_E = np.empty(len(quantiles_E), np.float64)
-    tail = np.empty(max((stops_B - starts_B).max(), 1), np.float32)
+    codes, tail = np.zeros(longest + 8 & -8, np.uint8), np.empty(longest, np.float32)
+    every = np.arange(longest, dtype=np.uint32)
     for b in range(len(starts_B)):
-        cell = counts[starts_B[b] : stops_B[b]]
-        if not _prepare_bins(cell, quantiles_E, histogram, tail, edges_E, table):
+        cell, out = counts[starts_B[b] : stops_B[b]], bins[starts_B[b] : stops_B[b]]
+        if not _prepare_bins(cell, quantiles_E, codes, histogram, tail, edges_E, digits):
             return b
-        key = _stream(keys_B[b], FOR_TIES)
-        for i in range(len(cell)):
-            bins[starts_B[b] + i] = _bin(cell[i], i, key, edges_E, table)
+        _write_bins(cell, codes, keys_B[b], edges_E, digits, every, out)
     return -1
 
 
 @_compiled
-def _sample(genes: Any, n_chosen: int, is_kept_T: Any, key: Any, chosen: Any) -> None:
-    """Choose `n_chosen` genes at random, in their order, and all that are to be kept among them.
-
-    Selection sampling (Knuth, TAOCP 3.4.2, algorithm S).
-    """
-    n_left = len(genes)
-    n_needed = n_chosen
+def _sample(
+    genes: Any, n_chosen: Any, key: Any, is_kept_T: Any, draws: Any, chosen: Any, positions: Any
+) -> None:
+    """Write positions of genes, ascending: those to be kept, and others at random."""
+    n_kept = 0
     if len(is_kept_T):
         for gene in genes:
-            n_left -= is_kept_T[gene]
-            n_needed -= is_kept_T[gene]
-    k = 0
-    for i in range(len(genes)):
-        if len(is_kept_T) and is_kept_T[genes[i]]:
-            take = 1
-        else:
-            take = int(_below(key, i, n_left) < n_needed)
-            n_left -= 1
-            n_needed -= take
-        if k < n_chosen:
-            chosen[k] = i
-        k += take
+            n_kept += is_kept_T[gene]
+    n_free = len(genes) - n_kept
+    _choose(key, FOR_GENES, n_chosen - n_kept, draws, chosen[:n_free])
+    if n_kept:  # spread what was chosen of the free genes over all, from behind
+        for i in range(len(genes) - 1, -1, -1):
+            kept = is_kept_T[genes[i]]
+            n_free -= not kept
+            chosen[i] = 1 if kept else chosen[n_free]
+    # Eight at a time: from eight bytes that are 0 or 1 the product gathers a byte of their bits.
+    k = np.uint64(0)
+    words = chosen.view(np.uint64)
+    chosen[len(genes) : (len(genes) + 7) // 8 * 8] = 0
+    for w in range((len(genes) + 7) // 8):
+        bits = (words[w] * np.uint64(0x0102040810204080)) >> np.uint64(56)
+        for o in range(8):
+            positions[k + np.uint64(o)] = np.uint32(8 * w + _BIT_PLACES[bits, o])
+        k += np.uint64(_BIT_COUNTS[bits])
 
 
 @_compiled
@@ -238,39 +325,42 @@ def tokenize_cells(
     quantiles_E: NDArray[np.float64],
     is_kept_T: NDArray[np.bool_],
     max_tokens: int,
+    pad_id: int,
+    pad_value: float,
     ids_BL: NDArray[np.int64],
     bins_BL: NDArray[np.float32],
     padding_BL: NDArray[np.bool_],
 ) -> int:
     """Write genes and bins of the cells behind position 0; the first cell with wrong counts, or -1.
 
-    Bins are those among all genes of the cell, before genes are sampled. Position 0 and what is
-    beyond a cell's last token stay as they are; `padding_BL` becomes False at the cell's tokens.
+    Bins are those among all genes of the cell, before genes are sampled.
     """
-    longest = max((stops_B - starts_B).max(), 1)
-    histogram = np.empty((4, _SMALL), np.int32)
-    table = np.empty((2, _SMALL), np.int32)
+    longest = (stops_B - starts_B).max()
+    histogram = np.empty((_LANES, _LARGE + 1), np.int32)
+    digits = np.empty((_LARGE + 1, 2), np.int32)
     edges_E = np.empty(len(quantiles_E), np.float64)
-    tail = np.empty(longest, np.float32)
-    chosen = np.arange(longest)
-    whole = True
+    codes, tail = np.zeros(longest + 8 & -8, np.uint8), np.empty(longest, np.float32)
+    draws, chosen = np.empty(longest, np.uint32), np.empty(longest + 8 & -8, np.uint8)
+    every = np.arange(longest, dtype=np.uint32)
+    sampled = np.empty(longest + 8, np.uint32)
     for b in range(len(starts_B)):
-        start, n = starts_B[b], stops_B[b] - starts_B[b]
-        cell = counts[start : start + n]
-        if not _prepare_bins(cell, quantiles_E, histogram, tail, edges_E, table):
+        cell = counts[starts_B[b] : stops_B[b]]
+        cell_genes = genes[starts_B[b] : stops_B[b]]
+        if not _prepare_bins(cell, quantiles_E, codes, histogram, tail, edges_E, digits):
             return b
-        if n >= max_tokens:
-            n = max_tokens - 1
-            _sample(genes[start : stops_B[b]], n, is_kept_T, _stream(keys_B[b], FOR_GENES), chosen)
-            whole = False
-        elif not whole:
-            chosen[:n] = np.arange(n)
-        key = _stream(keys_B[b], FOR_TIES)
-        padding_BL[b, : n + 1] = False
+        n = min(len(cell), max_tokens - 1)
+        positions = every
+        if n < len(cell):
+            _sample(cell_genes, n, keys_B[b], is_kept_T, draws, chosen, sampled)
+            positions = sampled
+        ids, bins = ids_BL[b, 1:], bins_BL[b, 1:]
         for k in range(n):
-            i = chosen[k]
-            ids_BL[b, k + 1] = genes[start + i]
-            bins_BL[b, k + 1] = _bin(cell[i], i, key, edges_E, table)
+            ids[k] = cell_genes[positions[k]]
+        _write_bins(cell, codes, keys_B[b], edges_E, digits, positions, bins[:n])
+        ids[n:] = pad_id
+        bins[n:] = pad_value
+        padding_BL[b, : n + 1] = False
+        padding_BL[b, n + 1 :] = True
     return -1
 
 
@@ -285,26 +375,25 @@ def hide_tokens(
     hidden_BL: NDArray[np.bool_],
     known_BL: NDArray[np.bool_],
 ) -> None:
-    """Hide a share of each cell's real tokens, but for position 0.
+    """Hide a share of each cell's tokens, but for position 0; padding stands behind the tokens.
 
     The share is one of `shares`, drawn for each cell; its number of tokens is rounded down.
     """
-    n_cells, n_positions = padding_BL.shape
-    for b in range(n_cells):
-        n_left = -1
+    n_positions = padding_BL.shape[1]
+    draws, chosen = np.empty(n_positions, np.uint32), np.empty(n_positions, np.uint8)
+    for b in range(len(padding_BL)):
+        padding, bins = padding_BL[b], bins_BL[b]
+        hidden, known, values = hidden_BL[b], known_BL[b], values_BL[b]
+        n = n_positions - padding.sum() - 1
+        low, high = _words(keys_B[b], FOR_SHARE)
+        share = shares[_below(_draw(low, high, 0), len(shares))]
+        chosen[:] = 0
+        _choose(keys_B[b], FOR_HIDING, np.int64(n * share), draws, chosen[1 : n + 1])
         for position in range(n_positions):
-            n_left += not padding_BL[b, position]
-        share = shares[_below(_stream(keys_B[b], FOR_SHARE), 0, len(shares))]
-        n_needed = np.int64(n_left * share)
-        key = _stream(keys_B[b], FOR_HIDING)
-        for position in range(n_positions):
-            real = position > 0 and not padding_BL[b, position]
-            hide = real and _below(key, position, n_left) < n_needed
-            n_left -= real
-            n_needed -= hide
-            hidden_BL[b, position] = hide
-            known_BL[b, position] = not (hide or padding_BL[b, position])
-            values_BL[b, position] = mask_value if hide else bins_BL[b, position]
+            hide = chosen[position] > 0
+            hidden[position] = hide
+            known[position] = not (hide | padding[position])
+            values[position] = mask_value if hide else bins[position]
 
 
 @_compiled

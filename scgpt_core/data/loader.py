@@ -338,4 +338,5 @@ def _cumulate(weights: NDArray[np.float64] | None, n_cells: int) -> NDArray[np.f
         message = "weights are to be finite, not negative, and not all 0"
         raise ValueError(message)
     sums: NDArray[np.float64] = np.concatenate([[0.0], np.cumsum(weights_N)])
-    return sums / sums[-1]
+    sums /= sums[-1]
+    return sums
