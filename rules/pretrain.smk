@@ -100,7 +100,7 @@ rule pretrain:
         signals="SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",
     shell:
         # One process a GPU, and one without: no param, as other hardware is no reason to train anew.
-        "TORCHELASTIC_SIGNALS_TO_HANDLE={params.signals} torchrun --standalone "
+        "torchrun --standalone --signals-to-handle {params.signals} --shutdown-timeout 300 "
         "--nproc-per-node $(( {resources.gpu} > 0 ? {resources.gpu} : 1 )) "
         "'{ROOT}/workflow_scripts/pretrain.py' {params.corpus:q} {params.folder:q} "
         "--settings {params.settings:q} --seed {params.seed} --state {params.state:q} "

@@ -1,5 +1,6 @@
 """Real processes under torchrun: equal courses, shared checkpoints, signals and kills."""
 
+import contextlib
 import json
 import os
 import random
@@ -22,14 +23,13 @@ def start(folder: Path, *, processes: int = 0, **options: object) -> subprocess.
     """Start a run in `processes` processes of torchrun; 0: without torchrun."""
     command = [sys.executable, str(TINY), str(folder), json.dumps({"steps": STEPS} | options)]
     if processes:
-        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        command[1:1] = torchrun
+        signals = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"  # as in the rule
+        command[1:1] = [
+            "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}",
+            f"--signals-to-handle={signals}",
+        ]  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
-    signals = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"  # as the rule has it
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "TORCHELASTIC_SIGNALS_TO_HANDLE": signals,
-    }
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -107,7 +107,11 @@ def test_a_signal_saves_and_stops_unfinished(
     process = start(tmp_path, processes=processes, steps=2000, slow=True)
     wait_for_steps(tmp_path, 3)
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    try:
+        _, said = process.communicate(timeout=60)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode != 0
     assert number.name in said
     (checkpoint,) = tmp_path.glob("*/step_*")
