@@ -4,7 +4,7 @@ Shapes: B cells in a batch, L gene tokens (the first is ``<cls>``), D width, C c
 (sequencing batches, for DAR).
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -62,3 +62,20 @@ class Output(NamedTuple):
     """Sequencing batch logits behind gradient reversal (DAR; published: DAB)."""
     attention_BHLL: Tensor | None = None
     """Attention maps of the layer that was asked for, queries by keys (H heads)."""
+
+
+T = TypeVar("T", Batch, Output)
+
+
+def take_tokens(tensors: T, order_BL: Tensor) -> T:
+    """Bring all that runs along tokens into another order (B x L indices of tokens)."""
+
+    def take(x: Tensor) -> Tensor:
+        return x.gather(1, order_BL if x.ndim == 2 else order_BL[..., None].expand_as(x))
+
+    along_tokens = {
+        name: take(x)
+        for name, x in tensors._asdict().items()
+        if x is not None and name.endswith(("_BL", "_BLD"))
+    }
+    return tensors._replace(**along_tokens)

@@ -70,8 +70,8 @@ def choose_backend(
 def make_mask(padding_BL: Tensor, known_BL: Tensor | None, backend: Backend) -> Mask:
     """Mask of a batch; `known_BL` asks for the generative one.
 
-    Where nothing waits for the device (on the CPU), keys behind the last visible one are left out:
-    a batch whose known genes stand first is attended in proportion to their number.
+    Where nothing waits for the device (on the CPU), keys behind the last visible one are left out;
+    flex attention leaves out blocks of hidden keys. So it pays to have known genes in front.
     """
     visible_BL = ~padding_BL if known_BL is None else known_BL & ~padding_BL
     n_keys, all_visible = visible_BL.shape[1], False

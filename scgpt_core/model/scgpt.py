@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from scgpt_core.batch import Batch, Output
+from scgpt_core.batch import Batch, Output, take_tokens
 from scgpt_core.config import ModelConfig
 from scgpt_core.model.attention import BackendName, choose_backend, make_mask
 from scgpt_core.model.embeddings import ContinuousValues, DomainNorm, NormedEmbedding
@@ -102,6 +102,24 @@ class ScGPT(nn.Module, HubModel):
                 f"the model has the heads {sorted(self.heads)}, not {sorted(asked - self.heads)}"
             )
             raise ValueError(message)
+        order_BL = None
+        if batch.known_BL is not None and attention_layer is None:
+            # A set has no order, and attention is spared where all that is seen stands in front.
+            order_BL = batch.known_BL.int().argsort(dim=1, descending=True, stable=True)
+            batch = take_tokens(batch, order_BL)
+        output = self._run(batch, asked, prompt_BD, attention_layer)
+        if order_BL is not None:
+            output = take_tokens(output, order_BL.argsort(dim=1))
+        # Sharded modules hook their backward pass onto their outputs, which must not be views.
+        return Output._make(t.clone() if t is not None and t._is_view() else t for t in output)
+
+    def _run(
+        self,
+        batch: Batch,
+        asked: frozenset[Head],
+        prompt_BD: Tensor | None,
+        attention_layer: int | None,
+    ) -> Output:
         gene_BLD = self.gene_embedding(batch.ids_BL)
         x_BLD = self._embed(gene_BLD, batch)
         if prompt_BD is not None:
@@ -110,9 +128,7 @@ class ScGPT(nn.Module, HubModel):
         x_BLD, maps_BHLL = self._encode(x_BLD, batch, attention_layer, only_cls=only_cls)
         cell_BD = self._pool(x_BLD, batch)
         output = Output(cell_BD, token_BLD=None if only_cls else x_BLD, attention_BHLL=maps_BHLL)
-        output = self._predict(output, gene_BLD, batch, asked)
-        # Sharded modules hook their backward pass onto their outputs, which must not be views.
-        return Output._make(t.clone() if t is not None and t._is_view() else t for t in output)
+        return self._predict(output, gene_BLD, batch, asked)
 
     def _embed(self, gene_BLD: Tensor, batch: Batch) -> Tensor:
         """Sum what is known of each token: what enters the first layer."""
