@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -333,6 +333,8 @@ class MappingSettings(Settings):
     """Queries whose winning label has less confidence are called unknown."""
     novelty_quantile: Share = 0.99
     """Queries farther away than this quantile of the reference's own neighbours are novel."""
+    baseline_cells: Count = 20_000
+    """Labelled reference cells that the baselines learn from, at most."""
     report_columns: tuple[str, ...] = ("cell_type", "tissue_general", "disease", "donor_id")
     """obs columns of the neighbours that stand beside the predictions."""
 
@@ -398,6 +400,11 @@ class Config(Settings):
 # ----------------------------------------------------------------------------------------- tables
 
 
+def _split(names: object) -> object:
+    """Names of a table's cell, which blanks separate."""
+    return tuple(names.split()) if isinstance(names, str) else names
+
+
 class CorpusRow(Settings):
     """A row of corpora.tsv."""
 
@@ -458,10 +465,10 @@ class ModelRow(Settings):
 
 
 class DatasetRow(Settings):
-    """A row of datasets.tsv."""
+    """A row of datasets.tsv: a file of cells, or other rows of the table merged."""
 
     dataset: Name
-    path: str
+    path: str | None = None
     """h5ad, relative to the repository or absolute, or a URL."""
     sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
     """Of the file; needed for a URL."""
@@ -473,7 +480,16 @@ class DatasetRow(Settings):
     """obs column of the cell type; empty: all are unknown."""
     obs_filter: str | None = None
     """pandas query on obs that keeps cells, as `demuxlet_cls == "SNG"`."""
+    parts: Annotated[tuple[Name, ...], BeforeValidator(_split)] = ()
+    """Instead of a path: rows whose cells are merged over their common genes, each a batch."""
     description: str = ""
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> Self:
+        if (self.path is None) == (not self.parts):
+            message = f"data set {self.dataset} needs a path or parts, and not both"
+            raise ValueError(message)
+        return self
 
 
 class MethodRow(Settings):
@@ -567,6 +583,11 @@ def load_config(config: Mapping[str, Any], root: Path) -> tuple[Config, Tables]:
         ("corpus", [cfg.corpus], tables.corpora),
         ("model", [cfg.model], tables.models),
         ("checkpoints", cfg.checkpoints, tables.models),
+        (
+            f"{cfg.datasets}: parts",
+            [part for row in tables.datasets.values() for part in row.parts],
+            tables.datasets,
+        ),
         ("index.queries", cfg.index.queries, tables.datasets),
         ("benchmark.integration", cfg.benchmark.integration, tables.datasets),
         ("benchmark.methods", cfg.benchmark.methods, tables.methods),

@@ -60,7 +60,8 @@ def write_embeddings(
     blocks
         Unit rows (B, D) of the next B cells, until there is one for each row of `obs`.
     origin
-        ``model`` and ``corpus``, their digests, and ``settings``, those of the embedding.
+        ``model`` and ``corpus``, their digests, and ``settings``: keywords of `embed_cells` that
+        queries must be embedded with too.
 
     Raises
     ------

@@ -1,0 +1,219 @@
+"""Map a prepared data set onto a reference, score it where labels are known, and its baselines too.
+
+Shapes: Q queries, D width.
+"""
+
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import anndata as ad
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+from sklearn.metrics import f1_score
+
+from scgpt_core.checkpoint import Checkpoint, load_checkpoint
+from scgpt_core.config import EmbedSettings, MappingSettings
+from scgpt_core.data.cells import cells_from_csr
+from scgpt_core.data.genes import match_var
+from scgpt_core.data.shards import Corpus, open_corpus
+from scgpt_core.index.baselines import Prediction, predict_baselines
+from scgpt_core.index.ontology import Ontology, read_ontology
+from scgpt_core.index.reference import open_index
+from scgpt_core.index.transfer import LabelTransfer
+from scgpt_core.index.vote import calibration_error
+from scgpt_core.keys import CELL_TYPE, LABEL, UNKNOWN
+from scgpt_core.runs import run_record, whole
+from scgpt_core.tasks.embedding import embed_cells
+
+log = logging.getLogger(__name__)
+
+_BLOCK_CELLS: Final = 8192
+
+
+def map_dataset(
+    dataset: str | Path,
+    model_folder: str | Path,
+    index_folder: str | Path,
+    corpus_folder: str | Path,
+    output: str | Path,
+    run_json: str | Path,
+    *,
+    settings: MappingSettings,
+    embed: EmbedSettings,
+    ontology: str | Path,
+    seed: int,
+    threads: int,
+) -> None:
+    """Write what `LabelTransfer.map` says of every cell of a data set, and how right it is.
+
+    The cells are embedded as those of the reference: of the same length, with the same seed.
+
+    Parameters
+    ----------
+    dataset
+        h5ad of `prepare_dataset`, read chunk by chunk.
+    model_folder
+        The model of the reference.
+    index_folder, corpus_folder
+        The reference, and the counts of its cells for the baselines.
+    output
+        Parquet: the table of `LabelTransfer.map`, and ``label``, the true one, null where unknown.
+    run_json
+        Record of the run: how confidence was calibrated, and `score_mapping` of ours and of the
+        baselines where labels are known.
+    settings
+        Of the mapping.
+    embed
+        Of the embedding: device, precision, mini-batch and the share of genes to match.
+    ontology
+        Table for `read_ontology`.
+    seed
+        Of the baselines.
+    threads
+        Of faiss.
+    """
+    parts = Path(output).with_suffix(".parts")
+    terms = read_ontology(ontology)
+    with run_record(run_json, settings.model_dump(mode="json")) as run, _backed(dataset) as adata:
+        reference = open_index(index_folder, threads=threads)
+        ckpt = load_checkpoint(model_folder, embed.device)
+        transfer = LabelTransfer(reference, settings, terms)
+        query_QD = embed_cells(
+            adata,
+            ckpt,
+            **reference.manifest["settings"],
+            batch_size=embed.batch_size,
+            precision=embed.precision,
+            min_matched=embed.min_matched,
+            parts=parts,
+        )
+        truth_Q = adata.obs[CELL_TYPE if CELL_TYPE in adata.obs else LABEL].to_numpy(dtype=str)
+        cells = adata.obs_names.to_numpy()
+        tables = (
+            transfer.map(cells[block], query_QD[block], model=ckpt.digest).append_column(
+                LABEL, pa.array(truth_Q[block], mask=truth_Q[block] == UNKNOWN)
+            )
+            for block in _blocks(len(cells))
+        )
+        mapped = _write(output, tables, len(cells))
+        run |= {
+            "model": ckpt.digest,
+            "corpus": reference.manifest["corpus"],
+            "n_cells": len(cells),
+            "unknown_share": float(mapped["unknown"].to_numpy().mean()),
+            "calibration": transfer.report,
+            "scores": {},
+        }
+        known_Q = truth_Q != UNKNOWN
+        if known_Q.any():
+            named = mapped["predicted"].fill_null(UNKNOWN)
+            ours = Prediction(np.array(named.to_pylist()), mapped["confidence"].to_numpy())
+            corpus = open_corpus(corpus_folder, verify=False)
+            baselines = _predict_baselines(adata, ckpt, corpus, settings, seed)
+            run["scores"] = {
+                name: score_mapping(prediction, truth_Q, known_Q, terms)
+                for name, prediction in {"scgpt": ours, **baselines}.items()
+            }
+            log.info("%s: %s", Path(dataset).stem, run["scores"])
+    shutil.rmtree(parts, ignore_errors=True)
+
+
+def score_mapping(
+    prediction: Prediction,
+    truth_Q: NDArray[np.str_],
+    known_Q: NDArray[np.bool_],
+    ontology: Ontology,
+) -> dict[str, Any]:
+    """Accuracy, macro-F1 and calibration error on cells whose label is known.
+
+    A prediction is right where it is the true label or, in the ontology, a kind of it. macro-F1 is
+    the mean over the true labels, those that the reference lacks included.
+
+    Parameters
+    ----------
+    prediction
+        Labels and confidence of all queries.
+    truth_Q
+        True labels.
+    known_Q
+        Which queries have one.
+    ontology
+        What is a kind of what.
+    """
+    truth, predicted = truth_Q[known_Q], prediction.label_Q[known_Q]
+    pairs, pair_of_cell = np.unique(np.stack([predicted, truth]), axis=1, return_inverse=True)
+    right = np.array([ontology.is_kind_of(p, t) for p, t in pairs.T])[pair_of_cell]
+    f1 = f1_score(
+        truth,
+        np.where(right, truth, predicted),
+        labels=np.unique(truth),
+        average="macro",
+        zero_division=0,
+    )
+    return {
+        "cells": int(known_Q.sum()),
+        "accuracy": float(right.mean()),
+        "macro_f1": float(f1),
+        "calibration_error": calibration_error(prediction.confidence_Q[known_Q], right),
+    }
+
+
+def _predict_baselines(
+    adata: ad.AnnData, ckpt: Checkpoint, corpus: Corpus, settings: MappingSettings, seed: int
+) -> dict[str, Prediction]:
+    """Predictions from counts, by a sample of the same reference cells."""
+    labels_N = np.array(corpus.obs(settings.label_column).to_pylist())
+    rows_N = np.flatnonzero(labels_N != UNKNOWN)
+    rows_N = np.random.default_rng(seed).permutation(rows_N)[: settings.baseline_cells]
+    rows_N.sort()
+    if len(np.unique(labels_N[rows_N])) < 2:
+        log.warning("the reference has one label alone: there is nothing for baselines to learn")
+        return {}
+    counts = csr_matrix(adata.X[:])
+    query = cells_from_csr(
+        counts.indptr,
+        counts.indices,
+        counts.data,
+        token_ids=match_var(adata.var, ckpt.vocab).ids,
+        cell_ids=np.arange(adata.n_obs),
+    )
+    return predict_baselines(
+        corpus.cells(rows_N), labels_N[rows_N], query, k=settings.neighbours, seed=seed
+    )
+
+
+def _write(output: str | Path, tables: Iterator[pa.Table], n_cells: int) -> pa.Table:
+    """Write row groups as they come; give the columns that are scored."""
+    writer, scored, done = None, [], 0
+    with whole(output) as temporary:
+        for table in tables:
+            writer = writer or pq.ParquetWriter(temporary, table.schema)
+            writer.write_table(table)
+            scored.append(table.select(["predicted", "confidence", "unknown"]))
+            done += table.num_rows
+            log.info("%d of %d cells mapped", done, n_cells)
+        assert writer is not None, "LabelTransfer refuses an empty query"
+        writer.close()
+    return pa.concat_tables(scored).combine_chunks()
+
+
+def _blocks(n_cells: int) -> Iterator[slice]:
+    # A data set without cells is mapped too: into an error that says so.
+    for first in range(0, max(n_cells, 1), _BLOCK_CELLS):
+        yield slice(first, first + _BLOCK_CELLS)
+
+
+@contextmanager
+def _backed(path: str | Path) -> Iterator[ad.AnnData]:
+    adata = ad.read_h5ad(path, backed="r")
+    try:
+        yield adata
+    finally:
+        adata.file.close()

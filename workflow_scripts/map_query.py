@@ -1,0 +1,36 @@
+"""Map a data set onto the corpus: labels, confidence, novelty, and scores beside baselines."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from scgpt_core.config import EmbedSettings, MappingSettings
+from scgpt_core.index.query import map_dataset
+from scgpt_core.runs import start_logging
+
+
+def main(
+    inputs: Mapping[str, Any], outputs: Mapping[str, str], params: Mapping[str, Any], threads: int
+) -> None:
+    map_dataset(
+        inputs["dataset"],
+        params["model_folder"],
+        Path(inputs["index"]).parent,
+        Path(inputs["corpus"]).parent,
+        outputs["mapping"],
+        outputs["run"],
+        settings=MappingSettings.model_validate(params["settings"]),
+        embed=EmbedSettings.model_validate(params["embed"]),
+        ontology=inputs["ontology"],
+        seed=params["seed"],
+        threads=threads,
+    )
+
+
+start_logging(snakemake.log[0])
+main(
+    dict(snakemake.input.items()),
+    dict(snakemake.output.items()),
+    dict(snakemake.params.items()),
+    snakemake.threads,
+)
