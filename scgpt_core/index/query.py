@@ -64,7 +64,8 @@ def map_dataset(
     index_folder, corpus_folder
         The reference, and the counts of its cells for the baselines.
     output
-        Parquet: the table of `LabelTransfer.map`, and ``label``, the true one, null where unknown.
+        Parquet: the table of `LabelTransfer.map`, and ``label``, the true one, and ``right`` (see
+        `score_mapping`), both null where the true one is unknown.
     run_json
         Record of the run: how confidence was calibrated, and `score_mapping` of ours and of the
         baselines where labels are known.
@@ -97,8 +98,10 @@ def map_dataset(
         truth_Q = adata.obs[CELL_TYPE if CELL_TYPE in adata.obs else LABEL].to_numpy(dtype=str)
         cells = adata.obs_names.to_numpy()
         tables = (
-            transfer.map(cells[block], query_QD[block], model=ckpt.digest).append_column(
-                LABEL, pa.array(truth_Q[block], mask=truth_Q[block] == UNKNOWN)
+            _add_truth(
+                transfer.map(cells[block], query_QD[block], model=ckpt.digest),
+                truth_Q[block],
+                terms,
             )
             for block in _blocks(len(cells))
         )
@@ -148,8 +151,7 @@ def score_mapping(
         What is a kind of what.
     """
     truth, predicted = truth_Q[known_Q], prediction.label_Q[known_Q]
-    pairs, pair_of_cell = np.unique(np.stack([predicted, truth]), axis=1, return_inverse=True)
-    right = np.array([ontology.is_kind_of(p, t) for p, t in pairs.T])[pair_of_cell]
+    right = _is_right(predicted, truth, ontology)
     f1 = f1_score(
         truth,
         np.where(right, truth, predicted),
@@ -163,6 +165,21 @@ def score_mapping(
         "macro_f1": float(f1),
         "calibration_error": calibration_error(prediction.confidence_Q[known_Q], right),
     }
+
+
+def _is_right(
+    predicted_Q: NDArray[np.str_], truth_Q: NDArray[np.str_], ontology: Ontology
+) -> NDArray[np.bool_]:
+    pairs, pair_of_cell = np.unique(np.stack([predicted_Q, truth_Q]), axis=1, return_inverse=True)
+    return np.array([ontology.is_kind_of(p, t) for p, t in pairs.T])[pair_of_cell]
+
+
+def _add_truth(mapped: pa.Table, truth_Q: NDArray[np.str_], ontology: Ontology) -> pa.Table:
+    predicted_Q = np.array(mapped["predicted"].fill_null(UNKNOWN).to_pylist())
+    right_Q = _is_right(predicted_Q, truth_Q, ontology)
+    for name, values_Q in ((LABEL, truth_Q), ("right", right_Q)):
+        mapped = mapped.append_column(name, pa.array(values_Q, mask=truth_Q == UNKNOWN))
+    return mapped
 
 
 def _predict_baselines(
