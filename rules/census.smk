@@ -58,16 +58,15 @@ def get_obs_value_filter(wildcards):
 
 
 @cache
-def read_cells_digest(cells):
-    """What tells the cells of a corpus from those of another one."""
+def read_cells_digest(cells, modified):
+    """What tells the cells of a corpus from those of another one; read once after each change."""
     return read_origin(cells)["digest"]
 
 
 def get_cells_digest(wildcards):
     """Of the corpus's cells: a query that finds the same cells again makes no partition stale."""
-    return read_cells_digest(
-        checkpoints.query_census.get(corpus=wildcards.corpus).output.cells
-    )
+    cells = Path(checkpoints.query_census.get(corpus=wildcards.corpus).output.cells)
+    return read_cells_digest(cells, cells.stat().st_mtime_ns)
 
 
 def get_partitions(wildcards):

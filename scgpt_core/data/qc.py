@@ -100,7 +100,7 @@ class CleanCells:
         self._full_length_N = partition.obs[ASSAY].isin(settings.full_length_assays).to_numpy()
         names = partition.genes[FEATURE_NAME].astype(str).str.upper()
         self._mito_G = names.str.startswith("MT-").to_numpy(float)
-        self._seen: set[int] = set()
+        self._repeated_N = partition.obs[SOMA_JOINID].duplicated().to_numpy()
 
     @property
     def max_count(self) -> float | None:
@@ -120,30 +120,27 @@ class CleanCells:
             check_counts(counts, source=str(self.partition.path), first_row=first)
             counts.eliminate_zeros()
             rows = slice(first, first + counts.shape[0])
-            obs, full_length_B = self.partition.obs.iloc[rows], self._full_length_N[rows]
-            kept = self._keep(counts, obs)
-            if full_length_B.any():
-                counts = divide_by_length(counts, lengths_G, full_length_B)
-            yield obs[kept], counts[kept]
+            kept = self._keep(counts, rows)
+            if self._full_length_N[rows].any():
+                counts = divide_by_length(counts, lengths_G, self._full_length_N[rows])
+            yield self.partition.obs.iloc[rows][kept], counts[kept]
 
-    def _keep(self, counts: csr_matrix, obs: pd.DataFrame) -> NDArray[np.bool_]:
+    def _keep(self, counts: csr_matrix, rows: slice) -> NDArray[np.bool_]:
         """Say which cells pass; a dropped cell counts for the first reason that fits it."""
         kept = np.ones(counts.shape[0], bool)
         self.funnel["cells in"] += len(kept)
-        for reason, fault in self._faults(counts, obs):
+        for reason, fault in self._faults(counts, rows):
             self.funnel[reason] = self.funnel.get(reason, 0) + int((kept & fault).sum())
             kept &= ~fault
         self.funnel["cells out"] = self.funnel.pop("cells out") + int(kept.sum())
         return kept
 
-    def _faults(
-        self, counts: csr_matrix, obs: pd.DataFrame
-    ) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    def _faults(self, counts: csr_matrix, rows: slice) -> Iterator[tuple[str, NDArray[np.bool_]]]:
         """Yield each reason to drop a cell, and which cells it fits."""
-        limits = self._settings
+        limits, obs = self._settings, self.partition.obs.iloc[rows]
         n_genes = np.diff(counts.indptr)
         totals = np.asarray(counts.sum(axis=1), float).ravel()
-        yield "soma_joinid seen before", self._repeated(obs[SOMA_JOINID])
+        yield "soma_joinid seen before", self._repeated_N[rows]
         yield "not primary data", ~obs[IS_PRIMARY_DATA].to_numpy(bool)
         if limits.assays is not None:
             yield "assay not wanted", ~obs[ASSAY].isin(limits.assays).to_numpy()
@@ -155,11 +152,6 @@ class CleanCells:
             mito = np.asarray(counts @ self._mito_G).ravel()
             reason = f"more than {limits.max_mito_share:.0%} mitochondrial counts"
             yield reason, mito > limits.max_mito_share * totals
-
-    def _repeated(self, joinids: pd.Series) -> NDArray[np.bool_]:
-        repeated = joinids.duplicated().to_numpy() | joinids.isin(self._seen).to_numpy()
-        self._seen.update(joinids.tolist())
-        return repeated
 
 
 def divide_by_length(
