@@ -1,8 +1,9 @@
 """Attention behind one function: plain (the reference), torch SDPA, flex attention, flash-attn 2.
 
 A query attends to the keys that everyone may see (padding is never seen; under the generative mask
-only known genes and ``<cls>`` are) and, under the generative mask, to itself. No backend but the
-plain one ever makes a matrix of queries by keys.
+only known genes and ``<cls>`` are) and, under the generative mask, to itself. Only the plain
+backend makes a matrix of queries by keys, and torch's SDPA where weights are dropped on a CPU, for
+which it has no fused kernel.
 
 Shapes: B cells, L tokens, Q query tokens (the first of the L), H heads, E width of a head.
 """

@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from scgpt_core.model import attention
 from scgpt_core.model.attention import attend, attention_weights, choose_backend, make_mask
@@ -64,6 +65,15 @@ def test_sdpa_agrees_with_plain_in_values_and_gradients(
         results[backend] = [out, *torch.autograd.grad((out * upstream).sum(), inputs)]
     for mine, reference in zip(results["sdpa"], results["plain"], strict=True):
         torch.testing.assert_close(mine, reference, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("known", [None, KNOWN], ids=["padding", "generative"])
+def test_sdpa_makes_no_matrix_of_queries_by_keys(known: Tensor | None) -> None:
+    """The fused kernel takes it; with all others forbidden it would fail."""
+    inputs = draw(3)
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        out = attend(*inputs, make_mask(PADDING, known, "sdpa"), backend="sdpa", dropout=0.0)
+        out.sum().backward()
 
 
 def test_large_own_scores_stay_exact() -> None:

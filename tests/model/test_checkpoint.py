@@ -3,6 +3,8 @@
 import json
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -294,6 +296,18 @@ def test_hugging_face_manner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert card.data.library_name == "scgpt-core"
     assert callable(model.push_to_hub)
     assert isinstance(model, hub.ModelHubMixin)
+
+
+def test_models_load_without_the_hub() -> None:
+    code = f"""
+import sys
+sys.modules["huggingface_hub"] = None
+from scgpt_core.checkpoint import load_checkpoint
+assert load_checkpoint({str(OFFICIAL)!r}, device="cpu").config.n_layers == 2
+heavy = {{"anndata", "pandas", "scanpy", "scipy", "sklearn", "tiledbsoma"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_model_without_vocabulary_is_not_saved(vocab: Vocabulary, tmp_path: Path) -> None:
