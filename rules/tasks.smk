@@ -7,6 +7,11 @@ def get_code(*modules):
     return [sha256(ROOT / "scgpt_core" / f"{module}.py") for module in modules]
 
 
+def get_names(names):
+    """Names as a regular expression for a wildcard; one that nothing matches where there is none."""
+    return "|".join(names) or "(?!)"
+
+
 def get_dataset_row(wildcards):
     """The row of datasets.tsv as plain values."""
     return TABLES.datasets[wildcards.dataset].model_dump(mode="json")
@@ -28,6 +33,12 @@ def get_init(wildcards):
     return TABLES.methods[wildcards.method].init
 
 
+def get_parts(wildcards):
+    """The prepared data sets that a merged one is made of."""
+    parts = TABLES.datasets[wildcards.dataset].parts
+    return [f"results/datasets/{part}.h5ad" for part in parts]
+
+
 rule prepare_dataset:
     input:
         file=get_dataset_file,
@@ -38,6 +49,8 @@ rule prepare_dataset:
         "results/logs/tasks/prepare_dataset_{dataset}.log",
     benchmark:
         "results/benchmarks/tasks/prepare_dataset_{dataset}.tsv"
+    wildcard_constraints:
+        dataset=get_names(row.dataset for row in TABLES.datasets.values() if row.path),
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -50,6 +63,29 @@ rule prepare_dataset:
         code=get_code("tasks/datasets", "data/labels", "data/qc"),
     script:
         "../workflow_scripts/prepare_dataset.py"
+
+
+rule merge_datasets:
+    input:
+        get_parts,
+    output:
+        "results/datasets/{dataset}.h5ad",
+    log:
+        "results/logs/tasks/merge_datasets_{dataset}.log",
+    benchmark:
+        "results/benchmarks/tasks/merge_datasets_{dataset}.tsv"
+    wildcard_constraints:
+        dataset=get_names(row.dataset for row in TABLES.datasets.values() if row.parts),
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=get_mem_mb(16000),
+        runtime=get_runtime(60),
+    params:
+        code=get_code("tasks/merging", "data/genes"),
+    script:
+        "../workflow_scripts/merge_datasets.py"
 
 
 rule baseline:

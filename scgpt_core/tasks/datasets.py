@@ -79,7 +79,7 @@ def prepare_dataset(
         uns={SOURCE_SHA256: digest},
     )
     with runs.whole(output) as temporary:
-        prepared.write_h5ad(temporary, compression="lzf")
+        prepared.write_h5ad(temporary, compression="lzf", convert_strings_to_categoricals=False)
     label = prepared.obs[LABEL]
     log.info(
         "%s: %d cells x %d genes, %d batches, %d labels (%d cells have none)",
