@@ -1,0 +1,45 @@
+import numpy as np
+from numpy.testing import assert_array_equal
+from random_cells import make_cells
+
+from scgpt_core.data.cells import cells_from_csr, take_cells
+
+
+def test_columns_become_token_ids() -> None:
+    # columns to tokens: 0 -> 9, 1 -> none, 2 -> 4, 3 -> 9 again, 4 -> 5
+    cells = cells_from_csr(
+        [0, 4, 4, 7],
+        [0, 1, 2, 3, 2, 3, 4],
+        [1, 8, 2, 3, 0, 5, 6],
+        token_ids=[9, -1, 4, 9, 5],
+        cell_ids=np.array([70, 71, 72]),
+    )
+    assert_array_equal(cells.indptr, [0, 2, 2, 4])
+    assert_array_equal(cells.genes, [4, 9, 5, 9])
+    assert_array_equal(cells.counts, [2, 4, 6, 5])
+    assert_array_equal(cells.cell_ids, [70, 71, 72])
+    assert (cells.genes.dtype, cells.counts.dtype) == (np.int32, np.float32)
+
+
+def test_cells_that_are_in_order_stay_as_they_are() -> None:
+    cells = cells_from_csr(
+        [0, 2, 3], [0, 2, 1], [1, 2, 3], token_ids=[1, 4, 6], cell_ids=np.arange(2)
+    )
+    assert_array_equal(cells.genes, [1, 6, 4])
+    assert_array_equal(cells.counts, [1, 2, 3])
+
+
+def test_no_match_leaves_empty_cells() -> None:
+    cells = cells_from_csr([0, 1], [0], [1], token_ids=[-1], cell_ids=np.arange(1))
+    assert_array_equal(cells.indptr, [0, 0])
+
+
+def test_rows_are_taken_in_any_order() -> None:
+    cells = make_cells(10)
+    rows = np.array([7, 2, 2])
+    taken = take_cells(cells, rows)
+    for place, row in enumerate(rows):
+        there, here = slice(*cells.indptr[row : row + 2]), slice(*taken.indptr[place : place + 2])
+        assert_array_equal(taken.genes[here], cells.genes[there])
+        assert_array_equal(taken.counts[here], cells.counts[there])
+    assert_array_equal(taken.cell_ids, cells.cell_ids[rows])
