@@ -46,6 +46,9 @@ format: $(READY)  ## rewrite the code in the house style
 	$(BIN)/ruff format
 	$(BIN)/snakefmt Snakefile rules
 
+bench-%: $(READY)  ## figures of speed into results/bench/: bench-embed, bench-collate, ...
+	$(BIN)/python -m benchmarks.bench_$*
+
 rulegraph: $(READY)  ## draw the graph of rules (needs graphviz)
 	$(BIN)/snakemake --rulegraph | dot -Tsvg > docs/rulegraph.svg
 

@@ -11,9 +11,8 @@ if TYPE_CHECKING:
 
 try:
     from huggingface_hub import ModelHubMixin, snapshot_download
-except (
-    ImportError
-):  # machines that only train do without it, and `load_checkpoint` does not need it
+except ImportError:
+    # Machines that only train do without it, and so does `load_checkpoint`.
 
     class ModelHubMixin:  # type: ignore[no-redef]
         """Stands in where huggingface_hub is not installed: takes its settings, offers nothing."""
