@@ -30,10 +30,12 @@ def get_local_census(wildcards):
 
 def get_census_tables():
     """Tables of h5ad files by the name of the local Census that is made of them."""
-    tables = [
-        row.census for row in TABLES.corpora.values() if row.census.endswith(".tsv")
-    ]
-    return {Path(table).stem: get_path(table) for table in tables}
+    corpora = TABLES.corpora.values()
+    tables = {row.census for row in corpora if row.census.endswith(".tsv")}
+    names = {Path(table).stem: get_path(table) for table in tables}
+    if len(names) < len(tables):
+        raise ValueError(f"tables of one name make one Census: rename one of {tables}")
+    return names
 
 
 def get_census_table(wildcards):
