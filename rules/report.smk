@@ -79,12 +79,10 @@ rule render_report:
     input:
         unpack(get_page_artefacts),
         template=get_path("workflow_scripts/notebooks/{notebook}.ipynb"),
-        layout=multiext(
-            get_path("workflow_scripts/notebooks/page/"),
-            "conf.json",
-            "index.html.j2",
-            "static/page.css",
-        ),
+        layout=[
+            get_path(f"workflow_scripts/notebooks/page/{file}")
+            for file in ("conf.json", "index.html.j2", "static/page.css")
+        ],
     output:
         notebook="results/report/{notebook}.ipynb",
         html=report(
