@@ -1,7 +1,7 @@
 """Embeddings of a corpus on disk: one Arrow file a shard, read by memory map in the order of cells.
 
 A row is a cell: its `SOMA_JOINID`, its obs columns (text dictionary-encoded) and its embedding as
-D float16, which halves the disk and moves a cosine by less than 0.001. The file says whose
+D float16, which halves the disk; rows are brought back to length one when they are read. The file says whose
 embeddings they are: digests of the model and of the corpus, and the settings of `embed_cells`.
 
 Shapes: N cells, D width.
@@ -186,7 +186,8 @@ class Embeddings:
         halves = batch.column(batch.schema.get_field_index(EMBEDDING)).flatten()
         emb_BD: FloatArray = halves.to_numpy().reshape(-1, self.width).astype(np.float32)
         check_unit_rows(emb_BD, f"{self._file_of_batch[i]}, cells from row {self._starts[i]} on")
-        return emb_BD
+        # Halves are a little longer or shorter than one, which an inner product would see.
+        return emb_BD / np.linalg.norm(emb_BD, axis=1, keepdims=True)
 
 
 def _open(path: Path) -> pa.RecordBatchFileReader:

@@ -1,0 +1,198 @@
+"""From a corpus and a model to a mapped data set, on real cells and a model of random weights."""
+
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from scgpt_core.checkpoint import save_checkpoint
+from scgpt_core.config import (
+    EmbedSettings,
+    IndexSettings,
+    MappingSettings,
+    ModelConfig,
+)
+from scgpt_core.data.cells import Cells
+from scgpt_core.data.shards import open_corpus
+from scgpt_core.data.vocab import Vocabulary
+from scgpt_core.index import Embeddings, build_index, read_ontology
+from scgpt_core.index.baselines import Prediction, predict_baselines
+from scgpt_core.index.corpus import embed_shard
+from scgpt_core.index.query import map_dataset, score_mapping
+from scgpt_core.keys import SOMA_JOINID
+from scgpt_core.model import ScGPT
+from scgpt_core.runs import read_json
+
+ONTOLOGY = Path(__file__).parents[2] / "resources/cell_ontology.tsv"
+EMBED = EmbedSettings(max_tokens=64, precision="float32", device="cpu")
+MAPPING = MappingSettings(neighbours=5, calibrate_across=None)
+
+
+def save_model(folder: Path, vocab: Vocabulary) -> Path:
+    config = ModelConfig(
+        width=16,
+        n_layers=1,
+        n_heads=2,
+        ffn_width=16,
+        n_tokens=vocab.n_tokens,
+        pad_id=vocab.pad_id,
+        cls_id=vocab.cls_id,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_checkpoint(folder, ScGPT(config), vocab, {})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model_folder(corpus_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    vocab = Vocabulary.load(corpus_folder / "vocab.json")
+    return save_model(tmp_path_factory.mktemp("model"), vocab)
+
+
+@pytest.fixture(scope="module")
+def index_folder(
+    corpus_folder: Path, model_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    folder = tmp_path_factory.mktemp("index")
+    files = []
+    for shard in sorted(corpus_folder.glob("shard_*.arrow")):
+        files.append(folder / "embeddings" / shard.name)
+        embed_shard(shard, model_folder, files[-1], settings=EMBED, seed=3)
+    build_index(files, folder, settings=IndexSettings())
+    return folder
+
+
+@pytest.fixture
+def map_cells(corpus_folder: Path, model_folder: Path, index_folder: Path, tmp_path: Path) -> Any:
+    def mapped(dataset: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+        map_dataset(
+            dataset,
+            model_folder,
+            index_folder,
+            corpus_folder,
+            tmp_path / "mapping.parquet",
+            tmp_path / "run.json",
+            settings=MAPPING,
+            embed=EMBED,
+            ontology=ONTOLOGY,
+            seed=0,
+            threads=1,
+        )
+        assert sorted(path.name for path in tmp_path.glob("*.parts")) == []
+        return pq.read_table(tmp_path / "mapping.parquet").to_pandas(), read_json(
+            tmp_path / "run.json"
+        )
+
+    return mapped
+
+
+def test_every_cell_of_the_corpus_is_embedded_once(corpus_folder: Path, index_folder: Path) -> None:
+    corpus = open_corpus(corpus_folder)
+    embeddings = Embeddings(sorted((index_folder / "embeddings").glob("*.arrow")))
+    joinids = np.concatenate([batch[SOMA_JOINID].to_numpy() for batch in embeddings.obs()])
+    np.testing.assert_array_equal(joinids, corpus.cells(slice(None)).cell_ids)
+    assert embeddings.origin["corpus"] == corpus.manifest["digest"]
+    assert embeddings.origin["settings"] == {"max_tokens": 64, "seed": 3}
+    assert {"cell_type", "dataset_id", "donor_id", "disease"} <= set(embeddings.columns)
+
+
+def test_cells_of_the_corpus_find_themselves(
+    corpus_folder: Path, partitions: list[Path], map_cells: Any
+) -> None:
+    table, run = map_cells(partitions[0])
+    cells = ad.read_h5ad(partitions[0]).obs
+    labelled = (cells["cell_type"] != "unknown").to_numpy()
+    assert table["cell"].tolist() == cells.index.tolist()
+    assert table["label"].isna().tolist() == (~labelled).tolist()
+    # Quality control keeps some cells out of the corpus.
+    joinids = cells[SOMA_JOINID].to_numpy()
+    there = labelled & np.isin(joinids, open_corpus(corpus_folder).cells(slice(None)).cell_ids)
+    assert there.sum() > 50
+    assert table["neighbour_soma_joinid"].str[0][there].tolist() == joinids[there].tolist()
+    np.testing.assert_allclose(table["neighbour_similarity"].str[0][there], 1, atol=1e-3)
+    assert run["n_cells"] == len(cells)
+    assert set(run["scores"]) == {"scgpt", "pca_knn", "logistic_regression"}
+    assert run["scores"]["scgpt"]["cells"] == labelled.sum()
+    assert run["scores"]["logistic_regression"]["accuracy"] > 0.9
+
+
+def test_cells_without_labels_are_mapped_and_not_scored(
+    resources: Path, tmp_path: Path, map_cells: Any
+) -> None:
+    cells = ad.read_h5ad(resources / "cells/pbmc_citeseq_10x_400_unlabelled.h5ad")[:9].copy()
+    cells.obs["label"] = "unknown"
+    cells.write_h5ad(tmp_path / "query.h5ad")
+    table, run = map_cells(tmp_path / "query.h5ad")
+    assert table["predicted"].notna().all()
+    assert table["label"].isna().all()
+    assert run["scores"] == {}
+
+
+def test_another_model_or_vocabulary_is_refused(
+    corpus_folder: Path, index_folder: Path, partitions: list[Path], tmp_path: Path
+) -> None:
+    vocab = Vocabulary.load(corpus_folder / "vocab.json")
+    other = save_model(tmp_path / "other", Vocabulary(vocab.tokens[:-1]))
+    with pytest.raises(ValueError, match="has another vocabulary than corpus"):
+        embed_shard(corpus_folder / "shard_0.arrow", other, tmp_path / "o", settings=EMBED, seed=0)
+    with pytest.raises(ValueError, match="embed the queries with the model of the reference"):
+        map_dataset(
+            partitions[0],
+            other,
+            index_folder,
+            corpus_folder,
+            tmp_path / "mapping.parquet",
+            tmp_path / "run.json",
+            settings=MAPPING,
+            embed=EMBED,
+            ontology=ONTOLOGY,
+            seed=0,
+            threads=1,
+        )
+    assert not (tmp_path / "mapping.parquet").exists()
+
+
+def test_baselines_find_types_at_any_depth() -> None:
+    rng = np.random.default_rng(0)
+
+    def cells(types: np.ndarray, depth: float, genes: int) -> Cells:
+        rates = np.full((3, genes), 0.5)
+        rates[[0, 1, 2], [0, 1, 2]] = 20
+        counts = rng.poisson(depth * rates[types]).astype(np.float32)
+        indptr = np.concatenate([[0], np.cumsum((counts > 0).sum(axis=1))])
+        return Cells(indptr, np.nonzero(counts)[1].astype(np.int32), counts[counts > 0], types)
+
+    names = np.array(["A", "B", "C"])
+    train, test = rng.integers(0, 3, 90), rng.integers(0, 3, 60)
+    # The reference has genes that the query lacks.
+    found = predict_baselines(
+        cells(train, 20, genes=40), names[train], cells(test, 200, genes=30), k=5, seed=0
+    )
+    assert set(found) == {"pca_knn", "logistic_regression"}
+    for prediction in found.values():
+        assert (prediction.label_Q == names[test]).mean() > 0.95
+        assert ((prediction.confidence_Q > 1 / 3) & (prediction.confidence_Q <= 1)).all()
+
+
+def test_scores_by_hand() -> None:
+    truth = np.array(["T cell", "T cell", "B cell", "monocyte", "unknown"])
+    predicted = np.array(
+        ["CD4-positive, alpha-beta T cell", "B cell", "B cell", "leukocyte", "B cell"]
+    )
+    prediction = Prediction(predicted, np.array([0.95, 0.95, 0.95, 0.05, 0.0]))
+    found = score_mapping(prediction, truth, truth != "unknown", read_ontology(ONTOLOGY))
+    # A kind of T cell is a T cell; a leukocyte need not be a monocyte.
+    # F1: T cell 1 of 2 found, none wrong: 2/3; B cell 1 of 1 found, one wrong: 2/3; monocyte 0.
+    # Calibration: at 0.95 two of three are right, at 0.05 none of one.
+    assert found == {
+        "cells": 4,
+        "accuracy": pytest.approx(0.5),
+        "macro_f1": pytest.approx(4 / 9),
+        "calibration_error": pytest.approx((3 * 0.95 - 2 + 0.05) / 4),
+    }
