@@ -133,7 +133,7 @@ class Trainer:
             self.model.train()
             while not self._is_over and not stopped:
                 start = time.monotonic()
-                self._step(next(steps))
+                self.step(next(steps))
                 self.totals.seconds += time.monotonic() - start
                 if self._is_due(self.settings.log_steps):
                     self._tell(journal)
@@ -153,7 +153,7 @@ class Trainer:
         self._checkpoints.close()
         return self._end(stopped)
 
-    def _step(self, batches: Sequence[Batch]) -> None:
+    def step(self, batches: Sequence[Batch]) -> None:
         """Do one optimiser step on the global batch, of which `batches` are this process's."""
         step, world, progress = self.totals.step, self.world, self.totals.step / self.steps
         rate = learning_rate(
