@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from scgpt_core.data.cells import cells_from_csr
 from scgpt_core.data.corpus import Corpus, open_corpus
 from scgpt_core.data.genes import match_genes
 from scgpt_core.data.vocab import Vocabulary
@@ -125,13 +126,18 @@ class _ShardWriter:
         for obs, counts in self._cells.blocks():
             if not len(obs):
                 continue
-            tokens = counts.tocsc()[:, np.flatnonzero(self._ids_G >= 0)].tocsr()
-            tokens.indices = self._ids_G[self._ids_G >= 0][tokens.indices]
-            tokens.sort_indices()
+            joinids = obs[SOMA_JOINID].to_numpy(np.int64)
+            tokens = cells_from_csr(
+                counts.indptr,
+                counts.indices,
+                counts.data,
+                token_ids=self._ids_G,
+                cell_ids=joinids,
+            )
             self.rows += len(obs)
-            self.nnz += tokens.nnz
-            self.all_counts += float(counts.sum())
-            self.kept_counts += float(tokens.sum())
+            self.nnz += len(tokens.genes)
+            self.all_counts += float(counts.data.sum(dtype=np.float64))
+            self.kept_counts += float(tokens.counts.sum(dtype=np.float64))
             self.groups.update(
                 zip(obs[DATASET_ID].astype(str), obs[DONOR_ID].astype(str), strict=True)
             )
@@ -139,13 +145,12 @@ class _ShardWriter:
             lists = [
                 pa.ListArray.from_arrays(offsets, pa.array(values.astype(type_.to_pandas_dtype())))
                 for values, type_ in (
-                    (tokens.indices, self._gene_type),
-                    (tokens.data, self._count_type),
+                    (tokens.genes, self._gene_type),
+                    (tokens.counts, self._count_type),
                 )
             ]
             columns = [self._encode(name, obs[name].astype(str)) for name in OBS_COLUMNS]
-            joinids = pa.array(obs[SOMA_JOINID].to_numpy(np.int64))
-            yield pa.record_batch([joinids, *lists, *columns], schema=self.schema)
+            yield pa.record_batch([pa.array(joinids), *lists, *columns], schema=self.schema)
 
     def _encode(self, name: str, values: Iterable[str]) -> pa.DictionaryArray:
         # An Arrow file has one dictionary a column, so all batches of a shard share it.

@@ -60,6 +60,24 @@ def test_a_shard_holds_token_ids_and_counts(corpus_folder: Path, partitions: lis
             assert dict(zip(genes, row["counts"], strict=True)) == expected
 
 
+def test_token_ids_ascend_in_any_order_of_the_genes(
+    corpus_folder: Path, partitions: list[Path], tmp_path: Path
+) -> None:
+    tokens = Vocabulary.load(corpus_folder / "vocab.json").tokens
+    backwards = Vocabulary([*SPECIAL_TOKENS, *reversed(tokens[len(SPECIAL_TOKENS) :])])
+    cells = CleanCells(Partition(partitions[0]), QCSettings())
+    build_shard(cells, backwards, tmp_path / "shard_0.arrow")
+    rows = read_shard(tmp_path / "shard_0.arrow").to_pylist()
+    expected = read_shard(corpus_folder / "shard_0.arrow").to_pylist()
+    for row, other in zip(rows, expected, strict=True):
+        assert row["genes"] == sorted(row["genes"])
+        genes = [backwards.tokens[id_] for id_ in row["genes"]]
+        others = [tokens[id_] for id_ in other["genes"]]
+        assert dict(zip(genes, row["counts"], strict=True)) == dict(
+            zip(others, other["counts"], strict=True)
+        )
+
+
 def test_small_vocabularies_and_counts_take_two_bytes(corpus_folder: Path) -> None:
     schema = read_shard(corpus_folder / "shard_0.arrow").schema
     assert schema.field("genes").type == pa.list_(pa.uint16())
