@@ -148,12 +148,12 @@ def _sort_counts(counts: Any, codes: Any, histogram: Any, tail: Any) -> tuple[in
     histogram[:] = 0
     for i in range(n):
         histogram[i & (_LANES - 1), codes[i]] += 1
-    n_small, n_tail = 0, 0
-    for code in range(1, _LARGE):
-        for lane in range(1, _LANES):
+    for lane in range(1, _LANES):
+        for code in range(_LARGE + 1):
             histogram[0, code] += histogram[lane, code]
-        n_small += histogram[0, code]
-    if n_small + histogram[:, 0].sum() < n:
+    n_large, n_tail = histogram[0, _LARGE], 0
+    n_small = n - n_large - histogram[0, 0]
+    if n_large:
         n_tail, fractions = _collect_tail(counts, codes, tail)
         if n_tail < 0:
             return -1, -1
@@ -206,20 +206,21 @@ def _digits(count: Any, edges_E: Any) -> tuple[int, int]:
 
 
 @_compiled
-def _tabulate_digits(edges_E: Any, digits: Any) -> None:
+def _tabulate_digits(edges_E: Any, highs: Any, spans: Any) -> None:
     """Digits of each code: the highest bin, and among how many is drawn; zero stays in bin 0."""
-    digits[:] = 0
+    highs[:] = 0
+    spans[:] = 0
     for edge in edges_E:
         if edge < _LARGE:
-            digits[np.int64(np.ceil(edge)), 0] += 1
-            digits[np.int64(edge) + 1, 1] += 1
+            highs[np.int64(np.ceil(edge))] += 1
+            spans[np.int64(edge) + 1] += 1
     low, high = 0, 0
     for code in range(1, _LARGE):
-        high += digits[code, 0]
-        low += digits[code, 1]
-        digits[code, 0] = high
-        digits[code, 1] = max(high - low, 1)
-    digits[0, 0], digits[0, 1] = 0, 1
+        high += highs[code]
+        low += spans[code]
+        highs[code] = high
+        spans[code] = max(high - low, 1)
+    highs[0], spans[0] = 0, 1
 
 
 @_compiled
@@ -230,7 +231,8 @@ def _prepare_bins(
     histogram: Any,
     tail: Any,
     edges_E: Any,
-    digits: Any,
+    highs: Any,
+    spans: Any,
 ) -> bool:
     """Codes, edges and digits of one cell; False where it has a count that is none."""
     _encode_counts(counts, codes)
@@ -239,29 +241,42 @@ def _prepare_bins(
         return False
     if n_small + n_tail > 0:
         _find_edges(quantiles_E, n_small, histogram, tail, n_tail, edges_E)
-        _tabulate_digits(edges_E, digits)
+        _tabulate_digits(edges_E, highs, spans)
     return True
 
 
 @_compiled
 def _write_bins(
-    counts: Any, codes: Any, key: Any, edges_E: Any, digits: Any, positions: Any, bins: Any
+    counts: Any,
+    codes: Any,
+    key: Any,
+    edges_E: Any,
+    highs: Any,
+    spans: Any,
+    positions: Any,
+    draws: Any,
+    bins: Any,
 ) -> None:
     """Write bins of the counts at these positions: at random where a count equals several edges."""
     low, high = _words(key, FOR_TIES)
+    for k in range(len(bins)):
+        draws[k] = _draw(low, high, positions[k])
     some_large = False
     for k in range(len(bins)):
-        i = positions[k]
-        code = codes[i]
+        code = codes[positions[k]]
         some_large |= code == _LARGE
-        draw = _draw(low, high, i) >> np.uint32(16)
-        bins[k] = np.int32(digits[code, 0] - (draw * digits[code, 1] >> np.uint32(16)))
+        bins[k] = highs[code] - _below(draws[k], spans[code])
     if some_large:
         for k in range(len(bins)):
-            i = positions[k]
-            if codes[i] == _LARGE:
-                n_low, n_high = _digits(counts[i], edges_E)
-                bins[k] = n_high - _below(_draw(low, high, i), max(n_high - n_low, 1))
+            if codes[positions[k]] == _LARGE:
+                n_low, n_high = _digits(counts[positions[k]], edges_E)
+                bins[k] = n_high - _below(draws[k], max(n_high - n_low, 1))
+
+
+@_compiled
+def _write_genes(genes: Any, positions: Any, ids: Any) -> None:
+    for k in range(len(ids)):
+        ids[k] = genes[positions[k]]
 
 
 @_compiled
@@ -276,15 +291,15 @@ def bin_cells(
     """Bin all counts of the cells into `bins`; the first cell that has a wrong count, or -1."""
     longest = (stops_B - starts_B).max()
     histogram = np.empty((_LANES, _LARGE + 1), np.int32)
-    digits = np.empty((_LARGE + 1, 2), np.int32)
+    highs, spans = np.empty(_LARGE + 1, np.int32), np.empty(_LARGE + 1, np.int32)
     edges_E = np.empty(len(quantiles_E), np.float64)
     codes, tail = np.zeros(longest + 8 & -8, np.uint8), np.empty(longest, np.float32)
-    every = np.arange(longest, dtype=np.uint32)
+    draws, every = np.empty(longest, np.uint32), np.arange(longest, dtype=np.uint32)
     for b in range(len(starts_B)):
         cell, out = counts[starts_B[b] : stops_B[b]], bins[starts_B[b] : stops_B[b]]
-        if not _prepare_bins(cell, quantiles_E, codes, histogram, tail, edges_E, digits):
+        if not _prepare_bins(cell, quantiles_E, codes, histogram, tail, edges_E, highs, spans):
             return b
-        _write_bins(cell, codes, keys_B[b], edges_E, digits, every, out)
+        _write_bins(cell, codes, keys_B[b], edges_E, highs, spans, every, draws, out)
     return -1
 
 
@@ -337,7 +352,7 @@ def tokenize_cells(
     """
     longest = (stops_B - starts_B).max()
     histogram = np.empty((_LANES, _LARGE + 1), np.int32)
-    digits = np.empty((_LARGE + 1, 2), np.int32)
+    highs, spans = np.empty(_LARGE + 1, np.int32), np.empty(_LARGE + 1, np.int32)
     edges_E = np.empty(len(quantiles_E), np.float64)
     codes, tail = np.zeros(longest + 8 & -8, np.uint8), np.empty(longest, np.float32)
     draws, chosen = np.empty(longest, np.uint32), np.empty(longest + 8 & -8, np.uint8)
@@ -346,7 +361,7 @@ def tokenize_cells(
     for b in range(len(starts_B)):
         cell = counts[starts_B[b] : stops_B[b]]
         cell_genes = genes[starts_B[b] : stops_B[b]]
-        if not _prepare_bins(cell, quantiles_E, codes, histogram, tail, edges_E, digits):
+        if not _prepare_bins(cell, quantiles_E, codes, histogram, tail, edges_E, highs, spans):
             return b
         n = min(len(cell), max_tokens - 1)
         positions = every
@@ -354,9 +369,8 @@ def tokenize_cells(
             _sample(cell_genes, n, keys_B[b], is_kept_T, draws, chosen, sampled)
             positions = sampled
         ids, bins = ids_BL[b, 1:], bins_BL[b, 1:]
-        for k in range(n):
-            ids[k] = cell_genes[positions[k]]
-        _write_bins(cell, codes, keys_B[b], edges_E, digits, positions, bins[:n])
+        _write_genes(cell_genes, positions, ids[:n])
+        _write_bins(cell, codes, keys_B[b], edges_E, highs, spans, positions, draws, bins[:n])
         ids[n:] = pad_id
         bins[n:] = pad_value
         padding_BL[b, : n + 1] = False
