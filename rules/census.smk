@@ -14,18 +14,28 @@ def get_corpus(wildcards):
     return TABLES.corpora[wildcards.corpus]
 
 
+def is_path(census):
+    """Whether a Census is a path of this machine: not a release, not a URL."""
+    return Path(census).name != census and "://" not in census
+
+
 def get_census(wildcards):
     """A release of the hosted Census, or the path of a local one."""
     census = get_corpus(wildcards).census
     if census.endswith(".tsv"):
         return f"results/census/{Path(census).stem}_soma"
-    return str(ROOT / census) if "/" in census and "://" not in census else census
+    return get_path(census) if is_path(census) else census
 
 
 def get_local_census(wildcards):
     """The local Census that the corpus is asked of, as input; nothing for a hosted one."""
     census = get_census(wildcards)
-    return [census] if "/" in census and "://" not in census else []
+    return [census] if is_path(census) else []
+
+
+def get_root(wildcards):
+    """Where relative paths of tables start."""
+    return str(ROOT)
 
 
 def get_census_tables():
@@ -100,7 +110,7 @@ rule build_census:
         mem_mb=get_mem_mb(4000),
         runtime=get_runtime(30),
     params:
-        root=str(ROOT),
+        root=get_root,
     script:
         "../workflow_scripts/build_census.py"
 
