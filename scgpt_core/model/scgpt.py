@@ -183,8 +183,8 @@ class ScGPT(nn.Module, HubModel):
         cell_BD = output.cell_BD
         context_BLD, context_BD = self._context(batch) if asked & {"gep", "gepc"} else (None, None)
         if self.gep_head is not None and "gep" in asked:
-            x_BLD = _beside(_given(output.token_BLD, "token_BLD"), context_BLD)
-            gep = self.gep_head(x_BLD, batch.values_BL)
+            assert output.token_BLD is not None, "all tokens are encoded where GEP is asked for"
+            gep = self.gep_head(_beside(output.token_BLD, context_BLD), batch.values_BL)
             output = output._replace(gep_BL=gep.value_BL, gep_nonzero_BL=gep.nonzero_BL)
         if self.gepc_head is not None and "gepc" in asked:
             # The batch is a matter of the cell; modalities are one of each gene, hence of queries.
