@@ -29,7 +29,7 @@ class Totals:
     flops: float = 0
     """Model FLOPs: 6 x non-embedding parameters x tokens + attention, a pass."""
     seconds: float = 0
-    """Wall-clock of training with data loading and checkpoints, without evaluation."""
+    """Wall-clock of all steps, with what they waited for data; evaluations do not count."""
 
 
 class _Sink(Protocol):

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,14 +20,20 @@ TINY = Path(__file__).with_name("tiny.py")
 STEPS = 12
 
 
-def start(folder: Path, *, processes: int = 0, **options: object) -> subprocess.Popen[str]:
+def start(
+    folder: Path,
+    *,
+    processes: int = 0,
+    launch: tuple[str, ...] = ("--standalone",),
+    **options: object,
+) -> subprocess.Popen[str]:
     """Start a run in `processes` processes of torchrun; 0: without torchrun."""
     command = [sys.executable, str(TINY), str(folder), json.dumps({"steps": STEPS} | options)]
     if processes:
         signals = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"  # as in the rule
         command[1:1] = [
-            "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}",
-            f"--signals-to-handle={signals}",
+            "-m", "torch.distributed.run", f"--nproc-per-node={processes}",
+            f"--signals-to-handle={signals}", *launch,
         ]  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -62,6 +69,22 @@ def test_any_number_of_processes_gives_one_course(
 ) -> None:
     """With dropout, over two epochs and the cell-prompted second pass."""
     run(tmp_path, processes=processes, trainer={"parallel": parallel})
+    assert losses(tmp_path) == pytest.approx(losses(alone), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_two_machines_shard_within_and_replicate_between(tmp_path: Path, alone: Path) -> None:
+    """Two launchers of two processes each, as on two nodes of a cluster."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    launch = ("--nnodes=2", "--rdzv-backend=c10d", f"--rdzv-endpoint={address}", "--rdzv-id=tiny")
+    machines = [
+        start(tmp_path, processes=2, launch=launch, trainer={"parallel": "fsdp"}) for _ in range(2)
+    ]
+    for machine in machines:
+        _, said = machine.communicate(timeout=240)
+        assert machine.returncode == 0, said
     assert losses(tmp_path) == pytest.approx(losses(alone), rel=1e-4)
 
 
