@@ -1,8 +1,9 @@
 """Embeddings of a corpus on disk: one Arrow file a shard, read by memory map in the order of cells.
 
 A row is a cell: its `SOMA_JOINID`, its obs columns (text dictionary-encoded) and its embedding as
-D float16, which halves the disk; rows are brought back to length one when they are read. The file says whose
-embeddings they are: digests of the model and of the corpus, and the settings of `embed_cells`.
+D float16, which halves the disk; rows are brought back to length one when they are read. The file
+says whose embeddings they are: digests of the model and of the corpus, and what `embed_cells` was
+told.
 
 Shapes: N cells, D width.
 """

@@ -77,6 +77,7 @@ class LabelTransfer:
         voted_S, winner_S = share_SC.max(axis=1) > 0, share_SC.argmax(axis=1)
         self.calibration: Calibration = fit_calibration(
             share_SC @ self._kind_CT,
+            winner_S,
             self._kind_CT[winner_S] & voted_S[:, None],
             self._kind_CT[codes_S],
             k=settings.neighbours,

@@ -1,6 +1,6 @@
 """The label vote of nearest neighbours: weights, shares, confidence.
 
-Shapes: Q queries, K neighbours, C labels (classes).
+Shapes: Q queries, K neighbours, C labels (classes), T labels and groups of labels.
 """
 
 from typing import NamedTuple
@@ -60,25 +60,26 @@ def vote(
 class Calibration(NamedTuple):
     """From the share of the votes to the probability that the label is right (Platt scaling).
 
-    sigmoid(slope x logit(share) + intercept), for each label its own.
+    sigmoid(slope x logit(share) + intercept), for each label and each group of labels its own.
     Platt, Advances in Large Margin Classifiers, 1999.
     """
 
-    slope_C: FloatArray
-    intercept_C: FloatArray
+    slope_T: FloatArray
+    intercept_T: FloatArray
     k: int
     """Neighbours that vote: a share of 1 counts as (k + 1/2) / (k + 1)."""
 
-    def __call__(self, share_QC: NDArray[np.floating]) -> FloatArray:
-        """Probabilities (Q, C); 0 where nobody voted for the label."""
-        logit_QC = self.slope_C * _logit(share_QC, self.k) + self.intercept_C
-        return np.where(share_QC > 0, 1 / (1 + np.exp(-logit_QC)), 0.0)
+    def __call__(self, share_QT: NDArray[np.floating]) -> FloatArray:
+        """Probabilities (Q, T); 0 where nobody voted for the label."""
+        logit_QT = self.slope_T * _logit(share_QT, self.k) + self.intercept_T
+        return np.where(share_QT > 0, 1 / (1 + np.exp(-logit_QT)), 0.0)
 
 
 def fit_calibration(
-    share_QC: FloatArray,
-    won_QC: NDArray[np.bool_],
-    right_QC: NDArray[np.bool_],
+    share_QT: FloatArray,
+    winner_Q: NDArray[np.int64],
+    won_QT: NDArray[np.bool_],
+    right_QT: NDArray[np.bool_],
     *,
     k: int,
     min_cells: int = 50,
@@ -87,24 +88,26 @@ def fit_calibration(
 
     Parameters
     ----------
-    share_QC
-        Share of the votes of each label, or of a group of labels.
-    won_QC
-        Whether the winning label is this one, or of this group; the others tell nothing of it.
-    right_QC
+    share_QT
+        Share of the votes of each label, and of each group of labels.
+    winner_Q
+        The label that won.
+    won_QT
+        Whether the winner is this label, or of this group; other cells tell nothing of it.
+    right_QT
         Whether the true label is this one, or of this group.
     k
         Neighbours that voted.
     min_cells
-        Labels that fewer cells were voted into share one curve, fitted to all labels.
+        Labels and groups that fewer cells were voted into share one curve, that of all winners.
     """
-    slope, intercept = _fit(share_QC[won_QC], right_QC[won_QC], k)
-    n_labels = share_QC.shape[1]
-    slope_C, intercept_C = np.full(n_labels, slope), np.full(n_labels, intercept)
-    for c in np.flatnonzero(won_QC.sum(axis=0) >= min_cells):
-        won_Q = won_QC[:, c]
-        slope_C[c], intercept_C[c] = _fit(share_QC[won_Q, c], right_QC[won_Q, c], k)
-    return Calibration(slope_C, intercept_C, k)
+    winners = (np.arange(len(winner_Q)), winner_Q)
+    slope, intercept = _fit(share_QT[winners], right_QT[winners], k)
+    slope_T, intercept_T = np.full(share_QT.shape[1], slope), np.full(share_QT.shape[1], intercept)
+    for t in np.flatnonzero(won_QT.sum(axis=0) >= min_cells):
+        won_Q = won_QT[:, t]
+        slope_T[t], intercept_T[t] = _fit(share_QT[won_Q, t], right_QT[won_Q, t], k)
+    return Calibration(slope_T, intercept_T, k)
 
 
 def _fit(share_Q: FloatArray, right_Q: NDArray[np.bool_], k: int) -> tuple[float, float]:

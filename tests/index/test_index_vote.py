@@ -58,21 +58,32 @@ def test_queries_vote_apart() -> None:
 
 def test_each_label_is_calibrated_by_how_often_it_is_right() -> None:
     rng = np.random.default_rng(0)
-    share = rng.uniform(0.2, 1, (20_000, 3))
-    won = np.stack([share[:, 0] > 0.5, share[:, 0] <= 0.5, np.arange(20_000) < 40], axis=1)
+    n, share = 20_000, rng.uniform(0.2, 1, (20_000, 3))
+    winner = np.where(np.arange(n) < 40, 2, rng.integers(0, 2, n))
+    won = winner[:, None] == np.arange(3)
     true = Calibration(np.array([0.7, 0.2, 0.0]), np.array([-0.5, 1.0, 0.0]), k=15)
     right = rng.random(share.shape) < true(share)
-    found = fit_calibration(share, won, right, k=15)
-    np.testing.assert_allclose(found.slope_C[:2], true.slope_C[:2], atol=0.1)
-    np.testing.assert_allclose(found.intercept_C[:2], true.intercept_C[:2], atol=0.1)
+    found = fit_calibration(share, winner, won, right, k=15)
+    np.testing.assert_allclose(found.slope_T[:2], true.slope_T[:2], atol=0.1)
+    np.testing.assert_allclose(found.intercept_T[:2], true.intercept_T[:2], atol=0.1)
     # 40 cells are too few for a curve of one's own.
-    alone = fit_calibration(share, won, right, k=15, min_cells=10**6)
-    assert found.slope_C[2] == alone.slope_C[0] == alone.slope_C[2]
+    alone = fit_calibration(share, winner, won, right, k=15, min_cells=10**6)
+    assert found.slope_T[2] == alone.slope_T[0] == alone.slope_T[2]
+    # A group that always wins and is always right does not make single labels look better.
+    group = np.ones((n, 1))
+    with_group = fit_calibration(
+        np.hstack([share, group]),
+        winner,
+        np.hstack([won, group > 0]),
+        np.hstack([right, group > 0]),
+        k=15,
+    )
+    np.testing.assert_array_equal(with_group.slope_T[:3], found.slope_T)
 
 
 def test_calibration_stays_off_certainty() -> None:
     sure = np.ones((98, 1))
-    always_right = fit_calibration(sure, sure > 0, sure > 0, k=15)
+    always_right = fit_calibration(sure, np.zeros(98, int), sure > 0, sure > 0, k=15)
     np.testing.assert_allclose(always_right(np.array([[1.0]])), 99 / 100, atol=0.005)
     assert always_right(np.array([[0.0]])) == 0
 
