@@ -4,7 +4,7 @@ from snakemake.utils import min_version
 min_version("9.10")
 
 
-configfile: workflow.basedir + "/config/config.yaml"
+configfile: f"{workflow.basedir}/config/config.yaml"
 
 
 report: "workflow_scripts/report/workflow.rst"

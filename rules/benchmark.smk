@@ -1,14 +1,5 @@
 # How well the methods did: every metric of every run, and one tidy table of all runs.
-
-
-def get_scores(wildcards):
-    """Scores of every run that the config asks for."""
-    return expand(
-        "results/benchmark/integration/{dataset}/{method}/{seed}.parquet",
-        dataset=CFG.benchmark.integration,
-        method=CFG.benchmark.methods,
-        seed=CFG.benchmark.seeds,
-    )
+include: "helpers/benchmark.smk"
 
 
 rule score:

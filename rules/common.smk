@@ -4,17 +4,15 @@ import sys
 from pathlib import Path
 
 from scgpt_core.config import load_config
+from scgpt_core.runs import sha256
 
 ROOT = Path(workflow.basedir)
 # Scripts and torchrun find the package also where it is not installed (conda environments).
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
-)
-
 # So do the programs of this Python (torchrun) where its environment was not activated.
-os.environ["PATH"] = os.pathsep.join(
-    [str(Path(sys.executable).parent), os.environ["PATH"]]
-)
+for variable, folder in (("PYTHONPATH", ROOT), ("PATH", Path(sys.executable).parent)):
+    os.environ[variable] = os.pathsep.join(
+        filter(None, [str(folder), os.environ.get(variable)])
+    )
 
 CFG, TABLES = load_config(config, ROOT)
 
@@ -31,6 +29,28 @@ wildcard_constraints:
 def get_path(path):
     """A path of the config or of a table: a URL or an absolute path as it is, else from the repository."""
     return path if "://" in str(path) else str(ROOT / path)
+
+
+def get_names(names):
+    """Names as a regular expression for a wildcard; one that nothing matches where there is none."""
+    return "|".join(names) or "(?!)"
+
+
+def get_code(*modules):
+    """Digests of modules: as a param of a cheap rule, so that editing one runs it again."""
+    return [sha256(ROOT / "scgpt_core" / f"{module}.py") for module in modules]
+
+
+def get_model_files(model="{model}"):
+    """What a model is loaded from."""
+    return multiext(
+        f"results/models/{model}/", "model.safetensors", "config.json", "vocab.json"
+    )
+
+
+def get_model_folder(wildcards, input):
+    """The folder of the model whose files are the input `model`."""
+    return str(Path(input.model[0]).parent)
 
 
 def get_methods(rule_name):

@@ -1,19 +1,5 @@
 # The reference: embeddings of the corpus, shard by shard, their index, and data sets mapped onto it.
-
-
-def get_embeddings(wildcards):
-    """Embeddings of all shards, in the order of the corpus's cells."""
-    return [
-        f"results/index/{wildcards.model}/{wildcards.corpus}/embeddings/shard_{i}.arrow"
-        for i in get_partitions(wildcards)
-    ]
-
-
-def get_model_files():
-    """What a model is loaded from."""
-    return multiext(
-        "results/models/{model}/", "model.safetensors", "config.json", "vocab.json"
-    )
+include: "helpers/index.smk"
 
 
 # Finished blocks lie beside the output until it is whole: a killed job goes on from them.
@@ -36,7 +22,7 @@ rule embed_corpus:
         runtime=get_runtime(240),
         gpu=int(CFG.embed.device == "cuda"),
     params:
-        model_folder="results/models/{model}",
+        model_folder=get_model_folder,
         settings=CFG.embed.model_dump(mode="json"),
         seed=CFG.seed,
     script:
@@ -97,7 +83,7 @@ rule map_query:
         runtime=get_runtime(120),
         gpu=int(CFG.embed.device == "cuda"),
     params:
-        model_folder="results/models/{model}",
+        model_folder=get_model_folder,
         settings=CFG.index.mapping.model_dump(mode="json"),
         embed=CFG.embed.model_dump(mode="json"),
         seed=CFG.seed,

@@ -1,18 +1,5 @@
 # Models: imported where the user has a published checkpoint, trained where not; and exported.
-NEVER = "(?!)"
-IMPORTED = "|".join(CFG.checkpoints) or NEVER
-TRAINED = "|".join(sorted(TABLES.models.keys() - CFG.checkpoints.keys())) or NEVER
-
-
-def get_checkpoint_folder(wildcards):
-    """The published checkpoint that the user downloaded."""
-    return get_path(CFG.checkpoints[wildcards.model])
-
-
-def get_checkpoint_files(wildcards):
-    """The files of that checkpoint."""
-    folder = get_checkpoint_folder(wildcards)
-    return [f"{folder}/{name}" for name in ("args.json", "best_model.pt", "vocab.json")]
+include: "helpers/pretrain.smk"
 
 
 rule import_checkpoint:
@@ -41,29 +28,6 @@ rule import_checkpoint:
         folder="results/models/{model}",
     script:
         "../workflow_scripts/import_checkpoint.py"
-
-
-def get_corpus_folder(wildcards):
-    """The corpus that a model is trained on."""
-    return f"results/shards/{TABLES.models[wildcards.model].corpus}"
-
-
-def get_pretrain_files(wildcards):
-    """The corpus's manifest and vocabulary, and the weights that training starts from."""
-    corpus, origin = (
-        get_corpus_folder(wildcards),
-        TABLES.models[wildcards.model].init_from,
-    )
-    files = {"manifest": f"{corpus}/manifest.json", "vocab": f"{corpus}/vocab.json"}
-    if origin:
-        files["weights"] = f"results/models/{origin}/model.safetensors"
-    return files
-
-
-def get_init_option(wildcards):
-    """The option that names the model to go on from."""
-    origin = TABLES.models[wildcards.model].init_from
-    return f"--init-from results/models/{origin}" if origin else ""
 
 
 # Checkpoints lie in results/state, which is no output: Snakemake deletes outputs before a retry.
@@ -96,22 +60,21 @@ rule pretrain:
         state="results/state/{model}",
         settings=CFG.pretrain.model_dump_json(),
         seed=CFG.seed,
+        script=get_path("workflow_scripts/pretrain.py"),
         init=get_init_option,
         signals="SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",
     shell:
         # One process a GPU, and one without: no param, as other hardware is no reason to train anew.
         "torchrun --standalone --signals-to-handle {params.signals} --shutdown-timeout 300 "
         "--nproc-per-node $(( {resources.gpu} > 0 ? {resources.gpu} : 1 )) "
-        "'{ROOT}/workflow_scripts/pretrain.py' {params.corpus:q} {params.folder:q} "
+        "{params.script:q} {params.corpus:q} {params.folder:q} "
         "--settings {params.settings:q} --seed {params.seed} --state {params.state:q} "
         "{params.init} --threads {threads} --log-file {log:q}"
 
 
 rule export_checkpoint:
     input:
-        weights="results/models/{model}/model.safetensors",
-        config="results/models/{model}/config.json",
-        vocab="results/models/{model}/vocab.json",
+        model=get_model_files(),
     output:
         weights="results/exports/{model}/best_model.pt",
         args="results/exports/{model}/args.json",
@@ -127,7 +90,7 @@ rule export_checkpoint:
         mem_mb=get_mem_mb(4000),
         runtime=get_runtime(10),
     params:
-        model_folder="results/models/{model}",
+        model_folder=get_model_folder,
         folder="results/exports/{model}",
     script:
         "../workflow_scripts/export_checkpoint.py"

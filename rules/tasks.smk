@@ -1,42 +1,5 @@
 # The data sets, and their embedding by every method: simple baselines, zero-shot, fine-tuned.
-from scgpt_core.runs import sha256
-
-
-def get_code(*modules):
-    """Digests of modules: as a param of a cheap rule, so that editing one runs it again."""
-    return [sha256(ROOT / "scgpt_core" / f"{module}.py") for module in modules]
-
-
-def get_names(names):
-    """Names as a regular expression for a wildcard; one that nothing matches where there is none."""
-    return "|".join(names) or "(?!)"
-
-
-def get_dataset_row(wildcards):
-    """The row of datasets.tsv as plain values."""
-    return TABLES.datasets[wildcards.dataset].model_dump(mode="json")
-
-
-def get_dataset_source(wildcards):
-    """Where the data set comes from: a path or a URL."""
-    return get_path(TABLES.datasets[wildcards.dataset].path)
-
-
-def get_dataset_file(wildcards):
-    """The data set's source as an input file; nothing for a URL."""
-    source = get_dataset_source(wildcards)
-    return [] if "://" in source else [source]
-
-
-def get_init(wildcards):
-    """Weights that a method starts from."""
-    return TABLES.methods[wildcards.method].init
-
-
-def get_parts(wildcards):
-    """The prepared data sets that a merged one is made of."""
-    parts = TABLES.datasets[wildcards.dataset].parts
-    return [f"results/datasets/{part}.h5ad" for part in parts]
+include: "helpers/tasks.smk"
 
 
 rule prepare_dataset:
@@ -117,12 +80,7 @@ rule baseline:
 rule embed:
     input:
         dataset="results/datasets/{dataset}.h5ad",
-        model=multiext(
-            f"results/models/{CFG.model}/",
-            "model.safetensors",
-            "config.json",
-            "vocab.json",
-        ),
+        model=get_model_files(CFG.model),
     output:
         embedding="results/tasks/{task}/{dataset}/{method}/{seed}/embedding.h5ad",
         run="results/tasks/{task}/{dataset}/{method}/{seed}/run.json",
@@ -140,7 +98,7 @@ rule embed:
         runtime=get_runtime(240),
         gpu=int(CFG.embed.device == "cuda"),
     params:
-        model_folder=f"results/models/{CFG.model}",
+        model_folder=get_model_folder,
         init=get_init,
         seed="{seed}",
         embed=CFG.embed.model_dump(mode="json"),
@@ -152,12 +110,7 @@ rule embed:
 rule finetune:
     input:
         dataset="results/datasets/{dataset}.h5ad",
-        model=multiext(
-            f"results/models/{CFG.model}/",
-            "model.safetensors",
-            "config.json",
-            "vocab.json",
-        ),
+        model=get_model_files(CFG.model),
     output:
         embedding="results/tasks/integration/{dataset}/{method}/{seed}/embedding.h5ad",
         run="results/tasks/integration/{dataset}/{method}/{seed}/run.json",
@@ -176,7 +129,7 @@ rule finetune:
         runtime=get_runtime(240),
         gpu=int(CFG.integration.trainer.device == "cuda"),
     params:
-        model_folder=f"results/models/{CFG.model}",
+        model_folder=get_model_folder,
         settings=CFG.integration.model_dump(mode="json"),
         init=get_init,
         seed="{seed}",

@@ -1,0 +1,81 @@
+# What the rules of the stage report ask: names, files and settings, by wildcards.
+PAGES = {
+    "summary": "Summary",
+    "qc": "Quality control",
+    "pretrain": "Pretraining",
+    "integration": "Integration",
+    "mapping": "Reference mapping",
+}
+
+
+if CFG.model in CFG.checkpoints:  # a model that was imported was not pretrained here
+    del PAGES["pretrain"]
+
+
+if not CFG.benchmark.integration:
+    del PAGES["integration"]
+
+
+if not CFG.index.queries:
+    del PAGES["mapping"]
+
+
+def get_page_artefacts(wildcards):
+    """Files that a page shows, by the names of the notebook's parameters."""
+    overlap = f"results/shards/{CFG.corpus}/overlap.json"
+    artefacts = {
+        "qc": {"manifest": f"results/shards/{CFG.corpus}/manifest.json"},
+        "pretrain": {
+            "training": f"results/models/{CFG.model}/training.json",
+            "metrics": f"results/models/{CFG.model}/metrics.jsonl",
+        },
+        "integration": {
+            "scores": "results/benchmark/scores.parquet",
+            "embeddings": expand(
+                "results/tasks/integration/{dataset}/{method}/{seed}/embedding.h5ad",
+                dataset=CFG.benchmark.integration,
+                method=CFG.benchmark.methods,
+                seed=CFG.benchmark.seeds,
+            ),
+            "overlap": overlap,
+        },
+        "mapping": {
+            "mappings": expand(
+                "results/index/{model}/{corpus}/map/{dataset}/mapping.parquet",
+                model=CFG.model,
+                corpus=CFG.corpus,
+                dataset=CFG.index.queries,
+            ),
+            "index": f"results/index/{CFG.model}/{CFG.corpus}/manifest.json",
+            "overlap": overlap,
+        },
+    }
+    if wildcards.notebook != "summary":
+        return artefacts[wildcards.notebook]
+    shown = ("manifest", "training", "scores", "mappings", "overlap")
+    return {
+        name: files
+        for page in PAGES
+        for name, files in artefacts.get(page, {}).items()
+        if name in shown
+    }
+
+
+def get_page_parameters(wildcards):
+    """What a notebook is told: its files, and the names and settings that it needs."""
+    methods = {
+        name: TABLES.methods[name].model_dump(mode="json")
+        for name in CFG.benchmark.methods
+    }
+    datasets = {
+        name: TABLES.datasets[name].description for name in CFG.benchmark.integration
+    }
+    settings = {
+        "summary": {"methods": methods, "datasets": datasets},
+        "integration": {
+            "methods": methods,
+            "datasets": datasets,
+            "seed": CFG.benchmark.seeds[0],
+        },
+    }
+    return get_page_artefacts(wildcards) | settings.get(wildcards.notebook, {})
