@@ -13,7 +13,6 @@ from tempfile import TemporaryDirectory
 import anndata as ad
 import numpy as np
 import pandas as pd
-import scanpy as sc
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from sklearn.utils.sparsefuncs import mean_variance_axis
@@ -147,6 +146,8 @@ def variable_genes(
     ValueError
         Where the counts are too few for it.
     """
+    import scanpy as sc  # takes seconds, which jobs that only read and write need not spend
+
     chosen = np.ones(adata.n_vars, bool) if among is None else among.copy()
     if chosen.sum() <= n_genes:
         return chosen

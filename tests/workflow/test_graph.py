@@ -94,7 +94,7 @@ def test_a_hosted_corpus_needs_no_network_to_be_planned(tmp_path: Path) -> None:
     done = snakemake(tmp_path, "--dry-run", configfile=ROOT / "config/census_blood.yaml")
     assert_ran(done)
     assert "query_census" in done.stdout
-    assert "build_demo_census" not in done.stdout
+    assert "build_census" not in done.stdout
 
 
 @pytest.mark.parametrize(
