@@ -242,6 +242,8 @@ def _prepare_bins(
     if n_small + n_tail > 0:
         _find_edges(quantiles_E, n_small, histogram, tail, n_tail, edges_E)
         _tabulate_digits(edges_E, highs, spans)
+    else:  # nothing but zeros, or nothing at all
+        highs[0], spans[0] = 0, 1
     return True
 
 
