@@ -318,15 +318,15 @@ def plot_ranking(runs: pd.DataFrame, *, metric: str, baselines: Iterable[str]) -
 def plot_confusion(truth: Sequence[str], predicted: Sequence[str]) -> Figure:
     """Confusion matrix, each row in per cent of the cells of that true label.
 
-    Rows are the true labels and columns the predicted ones, in one alphabetical order, so that the
-    diagonal is what was right; `UNKNOWN` comes last.
+    Rows are the true labels and columns the predicted ones in the same order, so that the diagonal
+    is what was right; columns of labels that no cell truly has come after them.
     """
     counts = pd.crosstab(pd.Series(list(truth), dtype=str), pd.Series(list(predicted), dtype=str))
-    rows = sorted(counts.index, key=lambda name: (name == UNKNOWN, name))
-    # true labels first, so that the diagonal starts at the corner also where the reference has more
-    columns = [name for name in rows if name in counts.columns]
-    columns += sorted(set(counts.columns) - set(rows), key=lambda name: (name == UNKNOWN, name))
-    shares = counts.loc[rows, columns].div(counts.loc[rows].sum(axis=1), axis=0).to_numpy()
+    rows = sorted(counts.index, key=_unknown_last)
+    # all true labels first, so that the diagonal stands also where one is never predicted
+    columns = rows + sorted(set(counts.columns) - set(rows), key=_unknown_last)
+    counts = counts.reindex(index=rows, columns=columns, fill_value=0)
+    shares = counts.div(counts.sum(axis=1), axis=0).to_numpy()
     figure = Figure(
         figsize=(2.6 + 0.42 * len(columns), 2.2 + 0.34 * len(rows)), layout="constrained"
     )
@@ -346,6 +346,10 @@ def plot_confusion(truth: Sequence[str], predicted: Sequence[str]) -> Figure:
         image, label="share of the true label", format=PercentFormatter(1), shrink=0.8
     ).outline.set_visible(False)
     return figure
+
+
+def _unknown_last(name: str) -> tuple[bool, str]:
+    return name == UNKNOWN, name
 
 
 @_styled

@@ -114,9 +114,11 @@ def test_confusion_rows_are_shares_of_the_true_label() -> None:
     predicted = ["B", "B", "B", "T", "T", UNKNOWN]
     ax = plots.plot_confusion(truth, predicted).axes[0]
     assert [t.get_text() for t in ax.get_yticklabels()] == ["B (4)", "NK (1)", "T (1)"]
-    assert [t.get_text() for t in ax.get_xticklabels()] == ["B", "T", UNKNOWN]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["B", "NK", "T", UNKNOWN]
     (image,) = ax.images
-    np.testing.assert_array_equal(image.get_array(), [[0.75, 0.25, 0], [0, 0, 1], [0, 1, 0]])
+    np.testing.assert_array_equal(
+        image.get_array(), [[0.75, 0, 0.25, 0], [0, 0, 0, 1], [0, 0, 1, 0]]
+    )
     assert sorted(texts(ax)) == ["100", "100", "25", "75"]
 
 
