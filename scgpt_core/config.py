@@ -224,7 +224,7 @@ class TrainerSettings(Settings):
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """Where metrics go beside `metrics.jsonl`; wandb needs its package and an account."""
     time_budget_minutes: float | None = Field(default=None, gt=0)
-    """Minutes after which a run saves and stops, unfinished; null: none. Less than a job's limit."""
+    """Minutes after which a run saves and stops, unfinished; null: none. Below a job's limit."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: a GPU where there is one. "cuda" without a GPU is an error, never a silent CPU run."""
 
@@ -325,7 +325,7 @@ class MappingSettings(Settings):
     label_column: str = "cell_type"
     """obs column that is transferred."""
     frequency_correction: Share = 0.5
-    """Votes are divided by the label's share of the reference to this power; 0: they count as are."""
+    """Votes are divided by the label's share of the reference to this power; 0: not at all."""
     calibrate_across: str | None = "dataset_id"
     """obs column: confidence and novelty are measured on neighbours of another one of these, as a
     query is of none of them; null: on all neighbours."""
