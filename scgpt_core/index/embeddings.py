@@ -188,7 +188,8 @@ class Embeddings:
         emb_BD: FloatArray = halves.to_numpy().reshape(-1, self.width).astype(np.float32)
         check_unit_rows(emb_BD, f"{self._file_of_batch[i]}, cells from row {self._starts[i]} on")
         # Halves are a little longer or shorter than one, which an inner product would see.
-        return emb_BD / np.linalg.norm(emb_BD, axis=1, keepdims=True)
+        emb_BD /= np.linalg.norm(emb_BD, axis=1, keepdims=True)
+        return emb_BD
 
 
 def _open(path: Path) -> pa.RecordBatchFileReader:
