@@ -5,14 +5,14 @@ A baseline is a function of a prepared data set and a seed that gives the embedd
 """
 
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import scanpy as sc
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from scgpt_core.keys import BATCH
+from scgpt_core.keys import BATCH, LABEL, UNKNOWN
 from scgpt_core.tasks.datasets import require_batches, variable_genes
 
 N_GENES: Final = 2000
@@ -20,6 +20,11 @@ N_GENES: Final = 2000
 N_COMPONENTS: Final = 50
 """Principal components of the baselines."""
 _COUNTS_A_CELL: Final = 1e4
+_SCANVI_TRAINING: Final[Mapping[str, Any]] = {
+    "max_epochs": 20,
+    "n_samples_per_label": 100,
+    "enable_progress_bar": False,
+}
 
 Baseline = Callable[[AnnData, int], NDArray[np.float32]]
 
@@ -39,12 +44,17 @@ def run_baseline(method: str, adata: AnnData, *, seed: int) -> NDArray[np.float3
     return np.ascontiguousarray(BASELINES[method](adata, seed), dtype=np.float32)
 
 
-def hvg_pca(adata: AnnData, seed: int) -> NDArray[np.float32]:
-    """Principal components of the log counts (per 10,000) of the most variable genes."""
-    cells = AnnData(adata.X.copy(), obs=adata.obs[[BATCH]])
+def log_counts(adata: AnnData) -> AnnData:
+    """Log counts (per 10,000 of a cell) of the variable genes, with their batches."""
+    cells = AnnData(adata.X.copy(), obs=adata.obs[[BATCH]], var=adata.var[[]])
     sc.pp.normalize_total(cells, target_sum=_COUNTS_A_CELL)
     sc.pp.log1p(cells)
-    cells = cells[:, variable_genes(adata, N_GENES)].copy()
+    return cells[:, variable_genes(adata, N_GENES)].copy()
+
+
+def hvg_pca(adata: AnnData, seed: int) -> NDArray[np.float32]:
+    """Principal components of the log counts (per 10,000) of the most variable genes."""
+    cells = log_counts(adata)
     n_components = min(N_COMPONENTS, min(cells.shape) - 1)
     sc.pp.pca(cells, n_comps=n_components, random_state=seed)
     return np.asarray(cells.obsm["X_pca"], dtype=np.float32)
@@ -61,4 +71,59 @@ def harmony(adata: AnnData, seed: int) -> NDArray[np.float32]:
     return np.asarray(corrected.Z_corr, dtype=np.float32)
 
 
-BASELINES: Final[Mapping[str, Baseline]] = {"hvg_pca": hvg_pca, "harmony": harmony}
+def scanorama(adata: AnnData, seed: int) -> NDArray[np.float32]:
+    """Batches joined like a panorama, by mutual nearest cells (Hie et al. 2019)."""
+    import scanorama as package
+
+    cells = log_counts(adata)
+    batches = [np.flatnonzero(cells.obs[BATCH] == name) for name in cells.obs[BATCH].unique()]
+    parts, _ = package.integrate(
+        [cells.X[rows] for rows in batches],
+        [cells.var_names.to_numpy()] * len(batches),
+        dimred=min(N_COMPONENTS, min(cells.shape) - 1),
+        seed=seed,
+        verbose=0,
+    )
+    emb_ND = np.empty((cells.n_obs, parts[0].shape[1]), np.float32)
+    for rows, part in zip(batches, parts, strict=True):
+        emb_ND[rows] = part
+    return emb_ND
+
+
+def scvi(adata: AnnData, seed: int) -> NDArray[np.float32]:
+    """Latent means of a variational autoencoder of counts (Lopez et al. 2018)."""
+    return np.asarray(_train_scvi(adata, seed).get_latent_representation(), dtype=np.float32)
+
+
+def scanvi(adata: AnnData, seed: int) -> NDArray[np.float32]:
+    """Latent means of scVI, trained further with the labels (Xu et al. 2021)."""
+    from scvi.model import SCANVI
+
+    model = SCANVI.from_scvi_model(
+        _train_scvi(adata, seed), unlabeled_category=UNKNOWN, labels_key=LABEL
+    )
+    model.train(**_SCANVI_TRAINING)
+    return np.asarray(model.get_latent_representation(), dtype=np.float32)
+
+
+def _train_scvi(adata: AnnData, seed: int) -> Any:
+    """Train scVI in the size that the study of scib used."""
+    import scvi as package
+
+    package.settings.seed = seed
+    cells = AnnData(
+        adata.X[:, variable_genes(adata, N_GENES)].copy(), obs=adata.obs[[BATCH, LABEL]].copy()
+    )
+    package.model.SCVI.setup_anndata(cells, batch_key=BATCH)
+    model = package.model.SCVI(cells, n_layers=2, n_latent=30, gene_likelihood="nb")
+    model.train(enable_progress_bar=False)
+    return model
+
+
+BASELINES: Final[Mapping[str, Baseline]] = {
+    "hvg_pca": hvg_pca,
+    "harmony": harmony,
+    "scanorama": scanorama,
+    "scvi": scvi,
+    "scanvi": scanvi,
+}
