@@ -109,7 +109,7 @@ def last_told(folder: Path) -> float:
 
 
 def wait_for_steps(folder: Path, n_steps: int) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not any(len(read_metrics(p)) >= n_steps for p in folder.glob(f"*/{METRICS}")):
         assert time.monotonic() < deadline, "the run does not start"
         time.sleep(0.05)
@@ -131,7 +131,7 @@ def test_a_signal_saves_and_stops_unfinished(
     wait_for_steps(tmp_path, 3)
     process.send_signal(number)
     try:
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=240)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
