@@ -3,7 +3,9 @@ import os
 import sys
 from pathlib import Path
 
-from scgpt_core.config import load_config
+from snakemake.settings.types import DeploymentMethod
+
+from scgpt_core.config import leave_out_missing, load_config
 from scgpt_core.runs import sha256
 
 ROOT = Path(workflow.basedir)
@@ -15,6 +17,8 @@ for variable, folder in (("PYTHONPATH", ROOT), ("PATH", Path(sys.executable).par
     )
 
 CFG, TABLES = load_config(config, ROOT)
+if DeploymentMethod.CONDA not in workflow.deployment_settings.deployment_method:
+    CFG = leave_out_missing(CFG, TABLES)
 
 
 wildcard_constraints:
@@ -53,9 +57,16 @@ def get_model_folder(wildcards, input):
     return str(Path(input.model[0]).parent)
 
 
-def get_methods(rule_name):
-    """Names of the methods that a rule runs, as a regular expression for its `method` wildcard."""
-    return "|".join(m.method for m in TABLES.methods.values() if m.rule == rule_name)
+def get_methods(rule_name, *, extra=False):
+    """Names of the methods that a rule runs, as a regular expression for its `method` wildcard.
+
+    With `extra` those that need a package beyond the core lock, else those that do not.
+    """
+    return get_names(
+        row.method
+        for row in TABLES.methods.values()
+        if row.rule == rule_name and bool(row.requires) == extra
+    )
 
 
 def get_mem_mb(megabytes):

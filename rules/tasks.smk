@@ -77,6 +77,18 @@ rule baseline:
         "../workflow_scripts/baseline.py"
 
 
+# The same for methods whose packages are not in the core lock: in an environment of their own.
+use rule baseline as extra_baseline with:
+    log:
+        "results/logs/tasks/extra_baseline_{dataset}_{method}_{seed}.log",
+    benchmark:
+        "results/benchmarks/tasks/extra_baseline_{dataset}_{method}_{seed}.tsv"
+    wildcard_constraints:
+        method=get_methods("baseline", extra=True),
+    conda:
+        "../envs/baselines.yaml"
+
+
 rule embed:
     input:
         dataset="results/datasets/{dataset}.h5ad",

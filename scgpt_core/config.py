@@ -6,6 +6,8 @@ the path of the key and the allowed values. This module never imports torch.
 """
 
 import csv
+import importlib.util
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -16,6 +18,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 """Stands in paths under `results/`: letters, digits, `_` and `-`."""
+
+logger = logging.getLogger(__name__)
 
 
 class Settings(BaseModel):
@@ -505,7 +509,8 @@ class MethodRow(Settings):
     uses_labels: bool = False
     """Whether it sees the cell types that it is scored on."""
     requires: str | None = None
-    """Package that it needs beyond the core lock."""
+    """Package that it imports beyond the core lock; where it is not installed, `leave_out_missing`
+    leaves the method out."""
     title: str
     """Its name in plots and tables."""
 
@@ -600,6 +605,24 @@ def load_config(config: Mapping[str, Any], root: Path) -> tuple[Config, Tables]:
     ):
         _check_names(key, found, allowed)
     return cfg, tables
+
+
+def leave_out_missing(cfg: Config, tables: Tables) -> Config:
+    """Leave out of the benchmark the methods whose packages are not installed, and say so."""
+    kept = []
+    for name in cfg.benchmark.methods:
+        package = tables.methods[name].requires
+        if package and importlib.util.find_spec(package) is None:
+            logger.warning(
+                "benchmark.methods: %s is left out: it needs the package %s, which is not"
+                " installed here (pip install -e .[baselines], or snakemake --sdm conda)",
+                name,
+                package,
+            )
+        else:
+            kept.append(name)
+    benchmark = cfg.benchmark.model_copy(update={"methods": tuple(kept)})
+    return cfg.model_copy(update={"benchmark": benchmark})
 
 
 def _check_names(key: str, found: Iterable[str], allowed: Iterable[str]) -> None:

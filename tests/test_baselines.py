@@ -1,16 +1,23 @@
+import importlib.util
 from pathlib import Path
 
 import anndata as ad
 import numpy as np
 import pytest
 import scanpy as sc
+import yaml
 from numpy.typing import NDArray
 
 from scgpt_core.baselines import BASELINES, run_baseline
-from scgpt_core.config import MethodRow, read_table
+from scgpt_core.config import MethodRow, leave_out_missing, load_config, read_table
 from scgpt_core.metrics import batch_variance
 
 ROOT = Path(__file__).parents[1]
+ROWS = read_table(ROOT / "config/methods.tsv", MethodRow)
+INSTALLED = {
+    name: row.requires is None or importlib.util.find_spec(row.requires) is not None
+    for name, row in ROWS.items()
+}
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +25,7 @@ def adata() -> ad.AnnData:
     return ad.read_h5ad(ROOT / "resources/cells/pbmc_symphony_3tech.h5ad")[::2].copy()
 
 
-@pytest.mark.parametrize("method", BASELINES)
+@pytest.mark.parametrize("method", [name for name in BASELINES if INSTALLED[name]])
 def test_embedding_is_finite_and_equal_on_every_run(method: str, adata: ad.AnnData) -> None:
     counts = adata.X.copy()
     first, second = (run_baseline(method, adata, seed=3) for _ in range(2))
@@ -59,5 +66,27 @@ def test_user_mistakes_are_named(adata: ad.AnnData) -> None:
 
 
 def test_every_baseline_of_the_table_has_its_function() -> None:
-    rows = read_table(ROOT / "config/methods.tsv", MethodRow)
-    assert {name for name, row in rows.items() if row.rule == "baseline"} <= set(BASELINES)
+    assert {name for name, row in ROWS.items() if row.rule == "baseline"} == set(BASELINES)
+
+
+def test_methods_without_their_package_are_left_out_and_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    absent = MethodRow(method="x", task="integration", rule="baseline", requires="no_x", title="X")
+    cfg, tables = load_config(yaml.safe_load((ROOT / "config/config.yaml").read_text()), ROOT)
+    tables = tables.model_copy(update={"methods": {**tables.methods, "x": absent}})
+    benchmark = cfg.benchmark.model_copy(update={"methods": ("x", "hvg_pca")})
+    cfg = leave_out_missing(cfg.model_copy(update={"benchmark": benchmark}), tables)
+    assert cfg.benchmark.methods == ("hvg_pca",)
+    assert "x is left out: it needs the package no_x" in caplog.text
+
+
+def test_the_environment_of_heavy_baselines_has_what_they_require_and_the_lock_s_versions() -> None:
+    pins = yaml.safe_load((ROOT / "envs/baselines.yaml").read_text())["dependencies"][-1]["pip"]
+    lock = (ROOT / "envs/lock.txt").read_text().splitlines()
+    locked = dict(line.split("+")[0].split("==") for line in lock if "==" in line)
+    versions = dict(pin.split("==") for pin in pins)
+    shared = versions.keys() & locked.keys()
+    assert {name: versions[name] for name in shared} == {name: locked[name] for name in shared}
+    required = {row.requires for row in ROWS.values() if row.requires}
+    assert {name.removesuffix("-tools") for name in versions} >= required
