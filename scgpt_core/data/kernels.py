@@ -139,7 +139,27 @@ def _collect_tail(counts: Any, codes: Any, tail: Any) -> tuple[int, bool]:
 
 
 @_compiled
-def _sort_counts(counts: Any, codes: Any, histogram: Any, tail: Any) -> tuple[int, int]:
+def _sort_tail(tail: Any, n: int, scratch: Any) -> None:
+    """Sort the first n, byte by byte: the bits of floats that are not negative are in order."""
+    source, target = tail.view(np.uint32), scratch.view(np.uint32)
+    ends = np.empty(257, np.int64)
+    for shift in (0, 8, 16, 24):
+        ends[:] = 0
+        for i in range(n):
+            ends[(source[i] >> np.uint32(shift) & np.uint32(255)) + 1] += 1
+        for byte in range(256):
+            ends[byte + 1] += ends[byte]
+        for i in range(n):
+            byte = source[i] >> np.uint32(shift) & np.uint32(255)
+            target[ends[byte]] = source[i]
+            ends[byte] += 1
+        source, target = target, source
+
+
+@_compiled
+def _sort_counts(
+    counts: Any, codes: Any, histogram: Any, tail: Any, scratch: Any
+) -> tuple[int, int]:
     """Sort the non-zero counts of a cell: by code into `histogram[0]`, the large ones into `tail`.
 
     Returns how many are in either; (-1, -1) where a count is negative or not finite.
@@ -162,7 +182,7 @@ def _sort_counts(counts: Any, codes: Any, histogram: Any, tail: Any) -> tuple[in
             for i in range(n):
                 tail[n_tail] = counts[i]
                 n_tail += counts[i] > 0
-        tail[:n_tail].sort()
+        _sort_tail(tail, n_tail, scratch)
     return n_small, n_tail
 
 
@@ -230,13 +250,14 @@ def _prepare_bins(
     codes: Any,
     histogram: Any,
     tail: Any,
+    scratch: Any,
     edges_E: Any,
     highs: Any,
     spans: Any,
 ) -> bool:
     """Codes, edges and digits of one cell; False where it has a count that is none."""
     _encode_counts(counts, codes)
-    n_small, n_tail = _sort_counts(counts, codes, histogram, tail)
+    n_small, n_tail = _sort_counts(counts, codes, histogram, tail, scratch)
     if n_small < 0:
         return False
     if n_small + n_tail > 0:
@@ -282,6 +303,14 @@ def _write_genes(genes: Any, positions: Any, ids: Any) -> None:
 
 
 @_compiled
+def _longest(starts_B: Any, stops_B: Any) -> int:
+    longest = 0
+    for b in range(len(starts_B)):
+        longest = max(longest, stops_B[b] - starts_B[b])
+    return longest
+
+
+@_compiled
 def bin_cells(
     starts_B: NDArray[np.int64],
     stops_B: NDArray[np.int64],
@@ -291,15 +320,21 @@ def bin_cells(
     bins: NDArray[np.float32],
 ) -> int:
     """Bin all counts of the cells into `bins`; the first cell that has a wrong count, or -1."""
-    longest = (stops_B - starts_B).max()
+    longest = _longest(starts_B, stops_B)
+    every = np.empty(longest, np.uint32)
+    for i in range(longest):
+        every[i] = i
     histogram = np.empty((_LANES, _LARGE + 1), np.int32)
     highs, spans = np.empty(_LARGE + 1, np.int32), np.empty(_LARGE + 1, np.int32)
     edges_E = np.empty(len(quantiles_E), np.float64)
-    codes, tail = np.zeros(longest + 8 & -8, np.uint8), np.empty(longest, np.float32)
-    draws, every = np.empty(longest, np.uint32), np.arange(longest, dtype=np.uint32)
+    codes = np.zeros(longest + 8 & -8, np.uint8)
+    tail, scratch = np.empty(longest, np.float32), np.empty(longest, np.float32)
+    draws = np.empty(longest, np.uint32)
     for b in range(len(starts_B)):
         cell, out = counts[starts_B[b] : stops_B[b]], bins[starts_B[b] : stops_B[b]]
-        if not _prepare_bins(cell, quantiles_E, codes, histogram, tail, edges_E, highs, spans):
+        if not _prepare_bins(
+            cell, quantiles_E, codes, histogram, tail, scratch, edges_E, highs, spans
+        ):
             return b
         _write_bins(cell, codes, keys_B[b], edges_E, highs, spans, every, draws, out)
     return -1
@@ -352,18 +387,23 @@ def tokenize_cells(
 
     Bins are those among all genes of the cell, before genes are sampled.
     """
-    longest = (stops_B - starts_B).max()
+    longest = _longest(starts_B, stops_B)
+    every = np.empty(longest, np.uint32)
+    for i in range(longest):
+        every[i] = i
     histogram = np.empty((_LANES, _LARGE + 1), np.int32)
     highs, spans = np.empty(_LARGE + 1, np.int32), np.empty(_LARGE + 1, np.int32)
     edges_E = np.empty(len(quantiles_E), np.float64)
-    codes, tail = np.zeros(longest + 8 & -8, np.uint8), np.empty(longest, np.float32)
+    codes = np.zeros(longest + 8 & -8, np.uint8)
+    tail, scratch = np.empty(longest, np.float32), np.empty(longest, np.float32)
     draws, chosen = np.empty(longest, np.uint32), np.empty(longest + 8 & -8, np.uint8)
-    every = np.arange(longest, dtype=np.uint32)
     sampled = np.empty(longest + 8, np.uint32)
     for b in range(len(starts_B)):
         cell = counts[starts_B[b] : stops_B[b]]
         cell_genes = genes[starts_B[b] : stops_B[b]]
-        if not _prepare_bins(cell, quantiles_E, codes, histogram, tail, edges_E, highs, spans):
+        if not _prepare_bins(
+            cell, quantiles_E, codes, histogram, tail, scratch, edges_E, highs, spans
+        ):
             return b
         n = min(len(cell), max_tokens - 1)
         positions = every
@@ -400,7 +440,9 @@ def hide_tokens(
     for b in range(len(padding_BL)):
         padding, bins = padding_BL[b], bins_BL[b]
         hidden, known, values = hidden_BL[b], known_BL[b], values_BL[b]
-        n = n_positions - padding.sum() - 1
+        n = -1
+        for position in range(n_positions):
+            n += not padding[position]
         low, high = _words(keys_B[b], FOR_SHARE)
         share = shares[_below(_draw(low, high, 0), len(shares))]
         chosen[:] = 0
@@ -441,7 +483,7 @@ def take_cells(
     """Write genes and counts of the cells one behind the other."""
     end = 0
     for b in range(len(starts_B)):
-        start, n = starts_B[b], stops_B[b] - starts_B[b]
-        taken_genes[end : end + n] = genes[start : start + n]
-        taken_counts[end : end + n] = counts[start : start + n]
-        end += n
+        for i in range(starts_B[b], stops_B[b]):  # an assignment of slices takes seconds to compile
+            taken_genes[end] = genes[i]
+            taken_counts[end] = counts[i]
+            end += 1
