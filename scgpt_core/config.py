@@ -249,6 +249,10 @@ class PretrainSettings(Settings):
     """Optimiser steps; null: `epochs` decides."""
     epochs: Count = 6
     """Passes over the corpus, where `steps` is null."""
+    balance_by: Literal["dataset_id", "tissue_general", "cell_type", "assay"] | None = None
+    """Groups of cells to visit more evenly than they occur; null: each cell once an epoch."""
+    balance_strength: Share = 0.5
+    """How evenly: 1: all groups equally often; 0.5: as the square root of their sizes."""
     evaluate_steps: Count = 200
     """Steps between evaluations on held-out cells."""
     evaluate_cells: Count = 2000

@@ -326,6 +326,22 @@ class ShardLoader:
         )
 
 
+def balance_weights(groups_N: NDArray[np.integer[Any]], strength: float) -> NDArray[np.float64]:
+    """Weights that even out how often groups of cells, as tissues or data sets, are visited.
+
+    Parameters
+    ----------
+    groups_N
+        Group of each cell, by number.
+    strength
+        0: cells are visited equally often; 1: groups are; between: a group as its size to the power
+        of ``1 - strength``.
+    """
+    _, group_N, sizes = np.unique(groups_N, return_inverse=True, return_counts=True)
+    weights: NDArray[np.float64] = (sizes.astype(np.float64) ** -strength)[group_N]
+    return weights
+
+
 def _cumulate(weights: NDArray[np.float64] | None, n_cells: int) -> NDArray[np.float64] | None:
     """Sum the weights of all cells before each row, as shares of all."""
     if weights is None:

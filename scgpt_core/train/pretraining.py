@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
@@ -17,7 +19,7 @@ from scgpt_core.batch import Batch
 from scgpt_core.checkpoint import adapt_model, load_checkpoint, save_checkpoint
 from scgpt_core.config import ModelConfig, PretrainSettings
 from scgpt_core.data.collate import TokenSettings
-from scgpt_core.data.loader import ShardLoader
+from scgpt_core.data.loader import ShardLoader, balance_weights
 from scgpt_core.data.shards import Corpus, open_corpus
 from scgpt_core.device import describe_device, resolve_precision
 from scgpt_core.model import ScGPT
@@ -100,6 +102,7 @@ def pretrain(
             world_size=world.size,
             threads=threads if world.device.type == "cuda" else 1,
             by_length=True,
+            weights=_weights(corpus, settings),
             pin=world.device.type == "cuda",
         )
         samples = _samples(corpus_folder, corpus, tokens, settings, seed)
@@ -119,6 +122,7 @@ def pretrain(
                 "model": model.config.model_dump(mode="json"),
                 "tokens": dataclasses.asdict(tokens),
                 "cell_prompt_after": settings.cell_prompt_after,
+                "balance": settings.balance_by and [settings.balance_by, settings.balance_strength],
             },
             evaluate=functools.partial(_errors, samples, settings, objective, world),
             evaluate_steps=settings.evaluate_steps,
@@ -136,6 +140,14 @@ def pretrain(
             }
             _write_model(output_folder, model, corpus, report, result)
     return result.finished
+
+
+def _weights(corpus: Corpus, settings: PretrainSettings) -> NDArray[np.float64] | None:
+    """How often cells are visited, relative to each other; None: equally often."""
+    if settings.balance_by is None:
+        return None
+    groups = corpus.obs(settings.balance_by).indices.to_numpy()
+    return balance_weights(groups, settings.balance_strength)
 
 
 def _make_model(

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from random_cells import make_cells, make_settings
 
 from scgpt_core.batch import Batch
 from scgpt_core.data.cells import Cells
-from scgpt_core.data.loader import ArraySource, ShardLoader
+from scgpt_core.data.loader import ArraySource, ShardLoader, balance_weights
 from scgpt_core.data.order import EpochOrder, shuffle_entropy
 from scgpt_core.data.shards import open_corpus
 
@@ -201,14 +202,14 @@ def test_ranks_without_cells_are_refused() -> None:
 
 
 @pytest.mark.parametrize("taken", [0, 1, 5, 12, 13, 14, 30])
-@pytest.mark.parametrize("by_length", [False, True])
-def test_a_state_goes_on_with_the_same_batches(taken: int, by_length: bool) -> None:
-    loader = make_loader(by_length=by_length)
+@pytest.mark.parametrize("changes", [{}, {"by_length": True}, {"weights": np.arange(N_CELLS)}])
+def test_a_state_goes_on_with_the_same_batches(taken: int, changes: dict[str, Any]) -> None:
+    loader = make_loader(**changes)
     going = iter(loader)
     for _ in range(taken):
         next(going)
     state = loader.state_dict()
-    resumed = make_loader(by_length=by_length, threads=2)
+    resumed = make_loader(threads=2, **changes)
     resumed.load_state_dict(state)
     assert resumed.state_dict() == state
     for ours, theirs in islice(zip(resumed, going, strict=True), 15):
@@ -283,6 +284,13 @@ def test_visits_of_one_epoch_draw_otherwise() -> None:
     repeated = [draws for draws in seen.values() if len(draws) > 1]
     assert repeated
     assert all(len(set(draws)) == len(draws) for draws in repeated)
+
+
+@pytest.mark.parametrize(("strength", "expected"), [(0, [3, 1]), (0.5, [3**0.5, 1]), (1, [1, 1])])
+def test_balanced_groups_are_visited_more_evenly(strength: float, expected: list[float]) -> None:
+    weights = balance_weights(np.array([7, 2, 7, 7]), strength)
+    visits = np.array([weights[[0, 2, 3]].sum(), weights[1]])
+    np.testing.assert_allclose(visits / visits[1], expected)
 
 
 @pytest.mark.parametrize(

@@ -124,3 +124,13 @@ def test_a_model_of_another_vocabulary_is_refused(
             state_folder=tmp_path / "state",
             init_from=other,
         )
+
+
+def test_balanced_data_sets_make_another_model(
+    corpus_folder: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "model"
+    balanced = make_settings(balance_by="dataset_id", balance_strength=1)
+    assert pretrain(corpus_folder, output, balanced, seed=0, state_folder=tmp_path / "state")
+    digests = [load_checkpoint(folder, device="cpu").digest for folder in (model_folder, output)]
+    assert digests[0] != digests[1]
