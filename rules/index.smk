@@ -1,4 +1,4 @@
-# The reference: embeddings of the corpus, shard by shard, their index, and data sets mapped onto it.
+# The reference: embeddings of its corpora, shard by shard, their index, and data sets mapped onto it.
 include: "helpers/index.smk"
 
 
@@ -49,7 +49,9 @@ rule build_index:
         mem_mb=get_mem_mb(8000),
         runtime=get_runtime(720),
     params:
-        settings=CFG.index.model_dump(mode="json", exclude={"mapping", "queries"}),
+        settings=CFG.index.model_dump(
+            mode="json", exclude={"mapping", "queries", "join"}
+        ),
         seed=CFG.seed,
         state="results/state/index/{model}/{corpus}",
     script:
@@ -66,10 +68,11 @@ rule map_query:
             rules.build_index.output.sample,
         ],
         model=get_model_files(),
-        corpus="results/shards/{corpus}/manifest.json",
+        corpora=get_corpora,
         ontology=get_path("resources/cell_ontology.tsv"),
     output:
         mapping="results/index/{model}/{corpus}/map/{dataset}/mapping.parquet",
+        embedding="results/index/{model}/{corpus}/map/{dataset}/embedding.h5ad",
         run="results/index/{model}/{corpus}/map/{dataset}/run.json",
     log:
         "results/logs/index/map_query_{model}_{corpus}_{dataset}.log",

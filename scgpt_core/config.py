@@ -360,6 +360,8 @@ class IndexSettings(Settings):
     """Reference cells, drawn at random, that confidence and novelty are measured on, at most."""
     recall_queries: Count = 1000
     """How many of them are searched exactly to measure recall, at most."""
+    join: tuple[Name, ...] = ()
+    """Corpora whose cells join the reference beside `corpus`: more cells, or your own."""
     queries: tuple[Name, ...] = ()
     """Data sets to map."""
     mapping: MappingSettings = MappingSettings()
@@ -597,6 +599,7 @@ def load_config(config: Mapping[str, Any], root: Path) -> tuple[Config, Tables]:
             [part for row in tables.datasets.values() for part in row.parts],
             tables.datasets,
         ),
+        ("index.join", cfg.index.join, tables.corpora),
         ("index.queries", cfg.index.queries, tables.datasets),
         ("benchmark.integration", cfg.benchmark.integration, tables.datasets),
         ("benchmark.methods", cfg.benchmark.methods, tables.methods),

@@ -9,16 +9,13 @@ from scgpt_core.index.query import map_dataset
 from scgpt_core.runs import start_logging
 
 
-def main(
-    inputs: Mapping[str, Any], outputs: Mapping[str, str], params: Mapping[str, Any], threads: int
-) -> None:
+def main(inputs: Mapping[str, Any], output: str, params: Mapping[str, Any], threads: int) -> None:
     map_dataset(
         inputs["dataset"],
         params["model_folder"],
         Path(inputs["index"]).parent,
-        Path(inputs["corpus"]).parent,
-        outputs["mapping"],
-        outputs["run"],
+        [Path(manifest).parent for manifest in inputs["corpora"]],
+        Path(output).parent,
         settings=MappingSettings.model_validate(params["settings"]),
         embed=EmbedSettings.model_validate(params["embed"]),
         ontology=inputs["ontology"],
@@ -30,7 +27,7 @@ def main(
 start_logging(snakemake.log[0])
 main(
     dict(snakemake.input.items()),
-    dict(snakemake.output.items()),
+    snakemake.output.mapping,
     dict(snakemake.params.items()),
     snakemake.threads,
 )

@@ -100,17 +100,17 @@ def _encode(column: pa.ChunkedArray) -> pa.Array:
 
 
 class Embeddings:
-    """All embeddings of a corpus, in one order, without reading them.
+    """All embeddings of a reference, in one order, without reading them.
 
     Parameters
     ----------
     paths
-        Files of `write_embeddings`, in the order of the cells.
+        Files of `write_embeddings`, in the order of the cells; of one corpus or of several.
 
     Raises
     ------
     ValueError
-        Where a file is missing or cut off, or files are of different models, corpora or widths.
+        Where a file is missing or cut off, or files are of different models or widths.
     """
 
     def __init__(self, paths: Sequence[str | Path]) -> None:
@@ -120,21 +120,25 @@ class Embeddings:
         self.paths = [Path(path) for path in paths]
         self._batches: list[pa.RecordBatch] = []
         self._file_of_batch: list[Path] = []
+        self.origin: dict[str, Any] = {}
         first: pa.Schema | None = None
+        corpora: list[str] = []
         for path in self.paths:
             reader = _open(path)
+            origin = json.loads(reader.schema.metadata[_ORIGIN])
+            corpora.append(origin.pop("corpus"))
             if first is None:
-                first = reader.schema
-            if reader.schema.metadata != first.metadata or not reader.schema.equals(first):
+                first, self.origin = reader.schema, origin
+            if origin != self.origin or not reader.schema.equals(first):
                 message = (
-                    f"{path} and {self.paths[0]} are of different models, corpora or settings "
-                    "(or have other columns): delete the older one and run embed_corpus again"
+                    f"{path} and {self.paths[0]} are of different models or settings (or have "
+                    "other columns): delete the older one and run embed_corpus again"
                 )
                 raise ValueError(message)
             self._batches += [reader.get_batch(i) for i in range(reader.num_record_batches)]
             self._file_of_batch += [path] * reader.num_record_batches
         assert first is not None
-        self.origin: dict[str, Any] = json.loads(first.metadata[_ORIGIN])
+        self.origin["corpora"] = list(dict.fromkeys(corpora))
         self.width: int = first.field(EMBEDDING).type.list_size
         self.columns = [name for name in first.names if name not in (EMBEDDING, SOMA_JOINID)]
         self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])

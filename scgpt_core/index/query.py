@@ -5,7 +5,7 @@ Shapes: Q queries, D width.
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -24,11 +24,12 @@ from scgpt_core.data.cells import cells_from_csr
 from scgpt_core.data.genes import match_var
 from scgpt_core.data.shards import Corpus, open_corpus
 from scgpt_core.index.baselines import Prediction, predict_baselines
+from scgpt_core.index.corpus import sample_labelled
 from scgpt_core.index.ontology import Ontology, read_ontology
 from scgpt_core.index.reference import open_index
 from scgpt_core.index.transfer import LabelTransfer
 from scgpt_core.index.vote import calibration_error
-from scgpt_core.keys import CELL_TYPE, LABEL, UNKNOWN
+from scgpt_core.keys import CELL_TYPE, EMBEDDING, LABEL, UNKNOWN
 from scgpt_core.runs import run_record, whole
 from scgpt_core.tasks.embedding import embed_cells
 
@@ -41,9 +42,8 @@ def map_dataset(
     dataset: str | Path,
     model_folder: str | Path,
     index_folder: str | Path,
-    corpus_folder: str | Path,
-    output: str | Path,
-    run_json: str | Path,
+    corpora: Sequence[str | Path],
+    output_folder: str | Path,
     *,
     settings: MappingSettings,
     embed: EmbedSettings,
@@ -61,14 +61,15 @@ def map_dataset(
         h5ad of `prepare_dataset`, read chunk by chunk.
     model_folder
         The model of the reference.
-    index_folder, corpus_folder
-        The reference, and the counts of its cells for the baselines.
-    output
-        Parquet: the table of `LabelTransfer.map`, and ``label``, the true one, and ``right`` (see
-        `score_mapping`), both null where the true one is unknown.
-    run_json
-        Record of the run: how confidence was calibrated, and `score_mapping` of ours and of the
-        baselines where labels are known.
+    index_folder
+        The reference.
+    corpora
+        Its corpus folders, for the baselines.
+    output_folder
+        Gets ``mapping.parquet``: the table of `LabelTransfer.map`, and ``label``, the true one, and
+        ``right`` (see `score_mapping`), both null where the true one is unknown;
+        ``embedding.h5ad``: the cells' embedding; and ``run.json``: how confidence was calibrated,
+        and `score_mapping` of ours and of the baselines where labels are known.
     settings
         Of the mapping.
     embed
@@ -80,9 +81,9 @@ def map_dataset(
     threads
         Of faiss.
     """
-    parts = Path(output).with_suffix(".parts")
-    terms = read_ontology(ontology)
-    with run_record(run_json, settings.model_dump(mode="json")) as run, _backed(dataset) as adata:
+    folder, terms = Path(output_folder), read_ontology(ontology)
+    described = settings.model_dump(mode="json")
+    with run_record(folder / "run.json", described) as run, _backed(dataset) as adata:
         reference = open_index(index_folder, threads=threads)
         ckpt = load_checkpoint(model_folder, embed.device)
         transfer = LabelTransfer(reference, settings, terms)
@@ -93,7 +94,7 @@ def map_dataset(
             batch_size=embed.batch_size,
             precision=embed.precision,
             min_matched=embed.min_matched,
-            parts=parts,
+            parts=folder / "parts",
         )
         truth_Q = adata.obs[CELL_TYPE if CELL_TYPE in adata.obs else LABEL].to_numpy(dtype=str)
         cells = adata.obs_names.to_numpy()
@@ -105,10 +106,12 @@ def map_dataset(
             )
             for block in _blocks(len(cells))
         )
-        mapped = _write(output, tables, len(cells))
+        mapped = _write(folder / "mapping.parquet", tables, len(cells))
+        with whole(folder / "embedding.h5ad") as temporary:
+            ad.AnnData(obs=adata.obs[[]], obsm={EMBEDDING: query_QD}).write_h5ad(temporary)
         run |= {
             "model": ckpt.digest,
-            "corpus": reference.manifest["corpus"],
+            "corpora": reference.manifest["corpora"],
             "n_cells": len(cells),
             "unknown_share": float(mapped["unknown"].to_numpy().mean()),
             "calibration": transfer.report,
@@ -118,14 +121,14 @@ def map_dataset(
         if known_Q.any():
             named = mapped["predicted"].fill_null(UNKNOWN)
             ours = Prediction(np.array(named.to_pylist()), mapped["confidence"].to_numpy())
-            corpus = open_corpus(corpus_folder, verify=False)
-            baselines = _predict_baselines(adata, ckpt, corpus, settings, seed)
+            opened = [open_corpus(corpus, verify=False) for corpus in corpora]
+            baselines = _predict_baselines(adata, ckpt, opened, settings, seed)
             run["scores"] = {
                 name: score_mapping(prediction, truth_Q, known_Q, terms)
                 for name, prediction in {"scgpt": ours, **baselines}.items()
             }
             log.info("%s: %s", Path(dataset).stem, run["scores"])
-    shutil.rmtree(parts, ignore_errors=True)
+    shutil.rmtree(folder / "parts", ignore_errors=True)
 
 
 def score_mapping(
@@ -183,14 +186,17 @@ def _add_truth(mapped: pa.Table, truth_Q: NDArray[np.str_], ontology: Ontology) 
 
 
 def _predict_baselines(
-    adata: ad.AnnData, ckpt: Checkpoint, corpus: Corpus, settings: MappingSettings, seed: int
+    adata: ad.AnnData,
+    ckpt: Checkpoint,
+    corpora: Sequence[Corpus],
+    settings: MappingSettings,
+    seed: int,
 ) -> dict[str, Prediction]:
     """Predictions from counts, by a sample of the same reference cells."""
-    labels_N = np.array(corpus.obs(settings.label_column).to_pylist())
-    rows_N = np.flatnonzero(labels_N != UNKNOWN)
-    rows_N = np.random.default_rng(seed).permutation(rows_N)[: settings.baseline_cells]
-    rows_N.sort()
-    if len(np.unique(labels_N[rows_N])) < 2:
+    reference, label_N = sample_labelled(
+        corpora, ckpt.vocab, settings.label_column, n_cells=settings.baseline_cells, seed=seed
+    )
+    if len(np.unique(label_N)) < 2:
         log.warning("the reference has one label alone: there is nothing for baselines to learn")
         return {}
     counts = csr_matrix(adata.X[:])
@@ -201,12 +207,10 @@ def _predict_baselines(
         token_ids=match_var(adata.var, ckpt.vocab).ids,
         cell_ids=np.arange(adata.n_obs),
     )
-    return predict_baselines(
-        corpus.cells(rows_N), labels_N[rows_N], query, k=settings.neighbours, seed=seed
-    )
+    return predict_baselines(reference, label_N, query, k=settings.neighbours, seed=seed)
 
 
-def _write(output: str | Path, tables: Iterator[pa.Table], n_cells: int) -> pa.Table:
+def _write(output: Path, tables: Iterator[pa.Table], n_cells: int) -> pa.Table:
     """Write row groups as they come; give the columns that are scored."""
     writer, scored, done = None, [], 0
     with whole(output) as temporary:

@@ -21,7 +21,12 @@ COMPRESSED = IndexSettings(description="OPQ8_16,IVF8_HNSW8,PQ8x4fsr", nprobe=4, 
 
 def test_embeddings_come_back_in_order(shards: list[Path]) -> None:
     embeddings = Embeddings(shards)
-    assert (embeddings.n_cells, embeddings.width, embeddings.origin) == (450, WIDTH, ORIGIN)
+    assert (embeddings.n_cells, embeddings.width) == (450, WIDTH)
+    assert embeddings.origin == {
+        "model": ORIGIN["model"],
+        "settings": ORIGIN["settings"],
+        "corpora": [ORIGIN["corpus"]],
+    }
     assert embeddings.columns == ["cell_type", "dataset_id", "tissue_general"]
     chunks = dict(embeddings.chunks(100))
     assert list(chunks) == [0, 150, 300]
@@ -54,7 +59,7 @@ def test_an_exact_index_finds_every_neighbour(exact_folder: Path) -> None:
     assert manifest["description"] == "Flat"
     assert manifest["n_cells"] == 450
     assert manifest["model"] == ORIGIN["model"]
-    assert manifest["corpus"] == ORIGIN["corpus"]
+    assert manifest["corpora"] == [ORIGIN["corpus"]]
     assert manifest["bytes_per_cell"] == pytest.approx(4 * WIDTH, rel=0.01)
     assert [manifest[f"recall@{k}"] for k in (1, 10, 50)] == [1, 1, 1]
     assert manifest["milliseconds_per_query"] > 0
@@ -193,8 +198,17 @@ def test_a_truncated_file_is_refused(
 
 def test_embeddings_of_two_models_are_refused(shards: list[Path], tmp_path: Path) -> None:
     other = write_shard(tmp_path, 7, model="x" * 64)
-    with pytest.raises(ValueError, match="are of different models, corpora or settings"):
+    with pytest.raises(ValueError, match="are of different models or settings"):
         build_index([*shards, other], tmp_path / "index", settings=IndexSettings())
+
+
+def test_another_corpus_joins_at_the_end(shards: list[Path], tmp_path: Path) -> None:
+    own = write_shard(tmp_path, 7, n_cells=80, corpus="own")
+    settings = IndexSettings(sample_cells=50)
+    manifest = build_index([*shards, own], tmp_path / "index", settings=settings)
+    assert (manifest["n_cells"], manifest["corpora"]) == (530, [ORIGIN["corpus"], "own"])
+    joinids = open_index(tmp_path / "index").labels.values(["soma_joinid"], np.array([0, 450, 529]))
+    assert joinids["soma_joinid"].to_pylist() == [0, 7000, 7079]
 
 
 def test_a_cut_off_embedding_file_is_refused(shards: list[Path], tmp_path: Path) -> None:

@@ -22,9 +22,9 @@ from scgpt_core.data.shards import open_corpus
 from scgpt_core.data.vocab import Vocabulary
 from scgpt_core.index import Embeddings, build_index, read_ontology
 from scgpt_core.index.baselines import Prediction, predict_baselines
-from scgpt_core.index.corpus import embed_shard
+from scgpt_core.index.corpus import CellReader, embed_shard, sample_labelled
 from scgpt_core.index.query import map_dataset, score_mapping
-from scgpt_core.keys import SOMA_JOINID
+from scgpt_core.keys import SOMA_JOINID, SPECIAL_TOKENS
 from scgpt_core.model import ScGPT
 from scgpt_core.runs import read_json
 
@@ -75,19 +75,21 @@ def map_cells(corpus_folder: Path, model_folder: Path, index_folder: Path, tmp_p
             dataset,
             model_folder,
             index_folder,
-            corpus_folder,
-            tmp_path / "mapping.parquet",
-            tmp_path / "run.json",
+            [corpus_folder],
+            tmp_path / "map",
             settings=MAPPING,
             embed=EMBED,
             ontology=ONTOLOGY,
             seed=0,
             threads=1,
         )
-        assert sorted(path.name for path in tmp_path.glob("*.parts")) == []
-        return pq.read_table(tmp_path / "mapping.parquet").to_pandas(), read_json(
-            tmp_path / "run.json"
-        )
+        written = {path.name for path in (tmp_path / "map").iterdir()}
+        assert written == {"mapping.parquet", "embedding.h5ad", "run.json"}
+        table = pq.read_table(tmp_path / "map/mapping.parquet").to_pandas()
+        embedding = ad.read_h5ad(tmp_path / "map/embedding.h5ad")
+        assert embedding.obs_names.tolist() == table["cell"].tolist()
+        assert embedding.obsm["X_emb"].shape == (len(table), 16)
+        return table, read_json(tmp_path / "map/run.json")
 
     return mapped
 
@@ -97,7 +99,7 @@ def test_every_cell_of_the_corpus_is_embedded_once(corpus_folder: Path, index_fo
     embeddings = Embeddings(sorted((index_folder / "embeddings").glob("*.arrow")))
     joinids = np.concatenate([batch[SOMA_JOINID].to_numpy() for batch in embeddings.obs()])
     np.testing.assert_array_equal(joinids, corpus.cells(slice(None)).cell_ids)
-    assert embeddings.origin["corpus"] == corpus.manifest["digest"]
+    assert embeddings.origin["corpora"] == [corpus.manifest["digest"]]
     assert embeddings.origin["settings"] == {"max_tokens": 64, "seed": 3}
     assert {"cell_type", "dataset_id", "donor_id", "disease"} <= set(embeddings.columns)
 
@@ -134,28 +136,68 @@ def test_cells_without_labels_are_mapped_and_not_scored(
     assert run["scores"] == {}
 
 
-def test_another_model_or_vocabulary_is_refused(
+def test_a_model_of_another_vocabulary_reads_the_same_genes(corpus_folder: Path) -> None:
+    corpus = open_corpus(corpus_folder)
+    tokens, symbols = corpus.vocab.tokens, corpus.vocab.symbols
+    # The same genes backwards, by symbol, without the last hundred.
+    genes = [symbol for symbol in symbols if not symbol.startswith("<")][:-100]
+    vocab = Vocabulary([*reversed(genes), *SPECIAL_TOKENS])
+    rows = np.array([7, 3])
+    cells, there = CellReader(corpus, vocab, min_matched=0.5).read(rows), corpus.cells(rows)
+    for i in range(2):
+        part, old = (slice(*c.indptr[i : i + 2]) for c in (cells, there))
+        found = {
+            vocab.tokens[gene]: n
+            for gene, n in zip(cells.genes[part], cells.counts[part], strict=True)
+        }
+        kept = set(genes)
+        expected = {
+            symbols[gene]: n
+            for gene, n in zip(there.genes[old], there.counts[old], strict=True)
+            if symbols[gene] in kept
+        }
+        assert found == expected
+    with pytest.raises(ValueError, match="of the genes have a token in the vocabulary"):
+        CellReader(corpus, Vocabulary([tokens[3], *SPECIAL_TOKENS]), min_matched=0.5)
+
+
+def test_two_corpora_make_one_reference(
+    corpus_folder: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    corpus = open_corpus(corpus_folder)
+    names = corpus.obs("cell_type").to_pylist()
+    n_labelled = sum(name != "unknown" for name in names)
+    cells, labels = sample_labelled(
+        [corpus, corpus], corpus.vocab, "cell_type", n_cells=10**6, seed=0
+    )
+    assert len(labels) == len(cells.cell_ids) == 2 * n_labelled
+    assert labels.tolist() == 2 * [name for name in names if name != "unknown"]
+    few, few_labels = sample_labelled(
+        [corpus, corpus], corpus.vocab, "cell_type", n_cells=20, seed=0
+    )
+    of_cell = dict(zip(cells.cell_ids, labels, strict=True))
+    assert [of_cell[cell] for cell in few.cell_ids] == few_labels.tolist()
+
+
+def test_another_model_is_refused(
     corpus_folder: Path, index_folder: Path, partitions: list[Path], tmp_path: Path
 ) -> None:
     vocab = Vocabulary.load(corpus_folder / "vocab.json")
     other = save_model(tmp_path / "other", Vocabulary(vocab.tokens[:-1]))
-    with pytest.raises(ValueError, match="has another vocabulary than corpus"):
-        embed_shard(corpus_folder / "shard_0.arrow", other, tmp_path / "o", settings=EMBED, seed=0)
     with pytest.raises(ValueError, match="embed the queries with the model of the reference"):
         map_dataset(
             partitions[0],
             other,
             index_folder,
-            corpus_folder,
-            tmp_path / "mapping.parquet",
-            tmp_path / "run.json",
+            [corpus_folder],
+            tmp_path / "map",
             settings=MAPPING,
             embed=EMBED,
             ontology=ONTOLOGY,
             seed=0,
             threads=1,
         )
-    assert not (tmp_path / "mapping.parquet").exists()
+    assert not (tmp_path / "map/mapping.parquet").exists()
 
 
 def test_baselines_find_types_at_any_depth() -> None:
