@@ -182,7 +182,6 @@ def test_drawing_leaves_the_users_style_alone() -> None:
     assert figure.axes[0].texts[0].get_fontsize() == 9
 
 
-@pytest.mark.slow
 def test_a_layout_is_seeded_and_keeps_groups_apart() -> None:
     rng = np.random.default_rng(0)
     emb_ND = np.concatenate([rng.normal(c, 0.1, (40, 5)) for c in (0, 5)]).astype("f4")
