@@ -31,8 +31,8 @@ from scgpt_core.runs import digest, whole
 FloatArray = NDArray[np.float32]
 T = TypeVar("T")
 
-_CPU_TOKENS = 9600
-"""Tokens in a forward pass on a CPU, at most: more take memory and gain no speed."""
+_CPU_TOKENS = 4800
+"""Tokens in a forward pass on a CPU, at most: more leave its caches, and are slower."""
 _BATCHES_AHEAD = 3
 _LOG_SECONDS = 15
 

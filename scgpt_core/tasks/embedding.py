@@ -88,8 +88,12 @@ def embed_cells(
         n_cells=adata.n_obs,
         parts=parts,
     )
-    empty = np.empty((0, ckpt.config.width), np.float32)
-    return np.concatenate([empty, *embedded])
+    emb_ND = np.empty((adata.n_obs, ckpt.config.width), np.float32)
+    first = 0
+    for emb_BD in embedded:
+        emb_ND[first : first + len(emb_BD)] = emb_BD
+        first += len(emb_BD)
+    return emb_ND
 
 
 def embed_dataset(

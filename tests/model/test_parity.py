@@ -1,4 +1,4 @@
-"""The published numbers: outputs, losses and gradients that the published code computed.
+"""Published numbers: outputs, losses, gradients, bins and embeddings of the published code.
 
 `SCGPT_GOLDEN` names another folder of them; nothing here knows their sizes.
 """
@@ -7,17 +7,26 @@ import os
 from pathlib import Path
 from typing import Any
 
+import anndata as ad
+import numpy as np
+import pandas as pd
 import pytest
 import torch
+from safetensors.numpy import load_file as load_numpy
 from safetensors.torch import load_file
+from scipy.sparse import csr_matrix
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from scgpt_core.batch import Batch, Output
 from scgpt_core.checkpoint import import_published, load_checkpoint, load_weights
+from scgpt_core.data.cells import cells_from_csr
+from scgpt_core.data.collate import tokenize
+from scgpt_core.data.identity import cell_identity
 from scgpt_core.model import ScGPT
-from scgpt_core.published import read_config, to_ours
+from scgpt_core.published import UNUSED, read_config, to_ours, to_published
 from scgpt_core.runs import read_json
+from scgpt_core.tasks.embedding import embed_cells
 from scgpt_core.train.losses import (
     elastic_cell_similarity,
     masked_mse,
@@ -28,7 +37,6 @@ from scgpt_core.train.losses import (
 GOLDEN = Path(os.environ.get("SCGPT_GOLDEN", Path(__file__).parents[1] / "golden"))
 VARIANTS = sorted(path.parent.name for path in GOLDEN.glob("*/config.json"))
 TRAINED = [v for v in VARIANTS if "loss_total" in load_file(GOLDEN / v / "arrays.safetensors")]
-ECS_THRESHOLD = 0.3  # the published constructor's default
 
 
 def assert_agrees(ours: Tensor | None, theirs: Tensor, *, tolerance: float = 1e-5) -> None:
@@ -50,8 +58,9 @@ class Golden:
             "dropout": 0.0,
             **settings["class_kwargs"],
         }
-        published = load_file(GOLDEN / variant / "weights.safetensors")
-        weights = {to_ours(name): tensor for name, tensor in published.items()}
+        self.ecs_threshold = args.get("ecs_threshold", 0.3)  # the published constructor's default
+        self.published = load_file(GOLDEN / variant / "weights.safetensors")
+        weights = {to_ours(name): tensor for name, tensor in self.published.items()}
         config = read_config(args, weights, pad_id=settings["pad_id"], cls_id=settings["cls_id"])
         self.model = ScGPT(config).eval()
         self.report = load_weights(self.model, weights)
@@ -86,7 +95,7 @@ def as_published(golden: Golden, output: Output) -> dict[str, Tensor | None]:
         "mvc_zero_probs": output.gepc_nonzero_BL,
         "cls_output": output.class_BC,
         "dab_output": output.batch_BK,
-        "loss_ecs": elastic_cell_similarity(cell_BD, ECS_THRESHOLD),
+        "loss_ecs": elastic_cell_similarity(cell_BD, golden.ecs_threshold),
     }
 
 
@@ -122,6 +131,16 @@ def test_no_weight_is_lost(variant: str) -> None:
     assert not golden.report.mismatched
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_names_lead_back_to_the_published_ones(variant: str) -> None:
+    """What is exported has every name and shape of the published class, bit for bit."""
+    golden = Golden(variant)
+    exported = {to_published(name): tensor for name, tensor in golden.model.state_dict().items()}
+    assert exported.keys() == golden.published.keys()
+    for name, tensor in golden.published.items():
+        assert torch.equal(exported[name], tensor), name
+
+
 def training_terms(golden: Golden) -> dict[str, Tensor]:
     """The published integration step, in training mode without dropout (batch norm observes)."""
     golden.model.train()
@@ -133,7 +152,7 @@ def training_terms(golden: Golden) -> dict[str, Tensor]:
     terms = {
         "loss_gep": masked_mse(output.gep_BL, target, hidden),
         "loss_mvc": masked_mse(output.gepc_BL, target, hidden),
-        "loss_ecs_train": 10 * elastic_cell_similarity(output.cell_BD, ECS_THRESHOLD),
+        "loss_ecs_train": 10 * elastic_cell_similarity(output.cell_BD, golden.ecs_threshold),
         "metric_mre": masked_relative_error(output.gep_BL, target, hidden),
     }
     if output.gep_nonzero_BL is not None and output.gepc_nonzero_BL is not None:
@@ -170,10 +189,40 @@ def test_generated() -> None:
     assert_agrees(generated[real], golden.arrays["generated"][real])
 
 
+@pytest.mark.parametrize("folder", ["official_torch_keys", "official_flash_keys"])
+def test_published_bins_and_embeddings(folder: str) -> None:
+    ckpt = load_checkpoint(GOLDEN / folder, device="cpu")
+    stored = load_numpy(GOLDEN / "embed_cells.safetensors")
+    n_cells, n_genes = stored["expression"].shape
+    adata = ad.AnnData(stored["expression"], var=pd.DataFrame(index=ckpt.vocab.tokens[:n_genes]))
+    adata.obs_names = [f"cell{i}" for i in range(n_cells)]
+    matrix = csr_matrix(stored["expression"])
+    tokens = tokenize(
+        cells_from_csr(
+            matrix.indptr,
+            matrix.indices,
+            matrix.data,
+            token_ids=np.arange(n_genes),
+            cell_ids=cell_identity(adata.obs_names),
+        ),
+        max_tokens=1200,
+        n_bins=ckpt.config.n_bins,
+        pad_id=ckpt.config.pad_id,
+        cls_id=ckpt.config.cls_id,
+        cls_value=ckpt.config.pad_value,
+        pad_value=ckpt.config.pad_value,
+        seed=0,
+    )
+    assert np.array_equal(tokens.ids_BL, stored["token_ids"])
+    assert np.array_equal(tokens.bins_BL, stored["binned_values"])
+    assert np.abs(embed_cells(adata, ckpt) - stored["cell_embeddings"]).max() < 1e-5
+
+
 def test_both_spellings_give_one_model() -> None:
     torch_keys = load_checkpoint(GOLDEN / "official_torch_keys", device="cpu")
     flash_keys = import_published(GOLDEN / "official_flash_keys", device="cpu")
     assert torch_keys.digest == flash_keys.digest
-    assert torch_keys.report.unexpected == ()
-    assert flash_keys.report.unexpected == ("flag_encoder.weight",)
+    for report in (torch_keys.report, flash_keys.report):
+        assert report.missing == report.mismatched == ()
+        assert all(name.startswith(UNUSED) for name in report.unexpected)
     assert torch_keys.vocab.digest == flash_keys.vocab.digest
