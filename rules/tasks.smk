@@ -1,4 +1,4 @@
-# The data sets, and their embedding by every method: simple baselines, zero-shot, fine-tuned.
+# The data sets; their embedding by every method: simple baselines, zero-shot, fine-tuned; generation.
 include: "helpers/tasks.smk"
 
 
@@ -148,3 +148,31 @@ rule finetune:
         state_folder="results/state/integration/{dataset}/{method}/{seed}",
     script:
         "../workflow_scripts/finetune.py"
+
+
+rule generate:
+    input:
+        dataset="results/datasets/{dataset}.h5ad",
+        model=get_model_files(CFG.model),
+    output:
+        scores="results/tasks/generation/{dataset}/scores.parquet",
+        genes="results/tasks/generation/{dataset}/genes.parquet",
+        run="results/tasks/generation/{dataset}/run.json",
+    log:
+        "results/logs/tasks/generate_{dataset}.log",
+    benchmark:
+        "results/benchmarks/tasks/generate_{dataset}.tsv"
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 8
+    resources:
+        mem_mb=get_mem_mb(16000),
+        runtime=get_runtime(60),
+        gpu=int(CFG.generation.device == "cuda"),
+    params:
+        model_folder=get_model_folder,
+        settings=CFG.generation.model_dump(mode="json", exclude={"datasets"}),
+        seed=CFG.seed,
+        code=get_code("tasks/generation", "tasks/generator", "tasks/profiles"),
+    script:
+        "../workflow_scripts/generate.py"

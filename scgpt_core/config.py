@@ -322,6 +322,29 @@ class IntegrationSettings(Settings):
     trainer: FineTuningTrainer = FineTuningTrainer()
 
 
+class GenerationSettings(Settings):
+    """Generation of cells' profiles, and how they compare with true ones."""
+
+    datasets: tuple[Name, ...] = ()
+    """Data sets with cell types whose cells are generated."""
+    known_share: float = Field(default=0.5, gt=0, lt=1)
+    """Share of a cell's genes that the gene prompt gives."""
+    rounds: tuple[Count, ...] = (1, 5)
+    """Numbers of rounds to try; in each, the surest genes become known to the next."""
+    max_tokens: Count = 1200
+    """Longest sequence; genes of longer cells are sampled."""
+    max_cells: Count = 500
+    """Cells of a data set that are generated, at most: no more than half of those of a type."""
+    reference_cells: Count = 2000
+    """Other cells that simple predictors learn from and mixing is measured among, at most."""
+    batch_size: Count = 16
+    """Cells in one forward pass."""
+    min_matched: Share = 0.5
+    """Share of a data set's counts whose genes must be in the vocabulary, or the run stops."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU where there is one. "cuda" without a GPU is an error, never a silent CPU run."""
+
+
 # ------------------------------------------------------------------------------ index, benchmark
 
 
@@ -403,6 +426,7 @@ class Config(Settings):
     pretrain: PretrainSettings = PretrainSettings()
     embed: EmbedSettings = EmbedSettings()
     integration: IntegrationSettings = IntegrationSettings()
+    generation: GenerationSettings = GenerationSettings()
     index: IndexSettings = IndexSettings()
     benchmark: BenchmarkSettings = BenchmarkSettings()
 
@@ -600,6 +624,7 @@ def load_config(config: Mapping[str, Any], root: Path) -> tuple[Config, Tables]:
             tables.datasets,
         ),
         ("index.join", cfg.index.join, tables.corpora),
+        ("generation.datasets", cfg.generation.datasets, tables.datasets),
         ("index.queries", cfg.index.queries, tables.datasets),
         ("benchmark.integration", cfg.benchmark.integration, tables.datasets),
         ("benchmark.methods", cfg.benchmark.methods, tables.methods),

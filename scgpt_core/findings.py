@@ -23,6 +23,16 @@ LABELLERS: Final = {
     "logistic_regression": "logistic regression",
 }
 """Titles of what transfers labels; all but the first are simple baselines."""
+GENERATION: Final = {
+    "genes": "gene prompt",
+    "cell": "cell prompt",
+    "cell_correlation": "correlation",
+    "gene_error": "error of a gene",
+    "mixing": "mixing",
+}
+"""Titles of the prompts and metrics of generation."""
+SIMPLE_CELLS: Final = ("mean of the type", "real cell of the type")
+"""The simple ways to make a cell, by their names in the scores of generation."""
 _KINDS: Final = {
     "baseline": "a simple baseline",
     "random": "a control, the same network with random weights: what pretraining adds is above it",
@@ -248,6 +258,40 @@ def say_mapping(scores: Mapping[str, Mapping[str, float]], *, dataset: str) -> s
         f"{said}, {verdict} the best simple method, {LABELLERS[name]} "
         f"({best['accuracy']:.1%}; macro-F1 {best['macro_f1']:.3f})."
     )
+
+
+def say_generation(scores: pd.DataFrame, *, dataset: str) -> list[str]:
+    """Say in Markdown, a sentence a prompt, how near generated profiles come to the true ones.
+
+    Parameters
+    ----------
+    scores
+        prompt, predictor, cell_type, metric, value, as `generate_dataset` writes them.
+    dataset
+        Name of the data set.
+    """
+    overall = scores[scores["cell_type"] == "all"]
+    said = []
+    for prompt, part in overall.groupby("prompt", sort=False):
+        by_metric: dict[str, dict[str, float]] = {metric: {} for metric in GENERATION}
+        for predictor, metric, value in zip(
+            part["predictor"], part["metric"], part["value"], strict=True
+        ):
+            by_metric[metric][predictor] = value
+        error, correlation = by_metric["gene_error"], by_metric["cell_correlation"]
+        best = min(error.keys() - set(SIMPLE_CELLS), key=error.__getitem__)
+        rival = min(SIMPLE_CELLS, key=error.__getitem__)
+        mixing = by_metric["mixing"]
+        mixed = ""
+        if best in mixing and SIMPLE_CELLS[1] in mixing:
+            mixed = f"; its mixing with real cells is {mixing[best]:.2f}, that of real cells "
+            mixed += f"{mixing[SIMPLE_CELLS[1]]:.2f}"
+        said.append(
+            f"**{dataset}**, {GENERATION[str(prompt)]}: the error of **{best}** in bins is "
+            f"{_compare(error[best], error[rival], rival)}, its correlation with the truth "
+            f"{correlation[best]:.3f} against {correlation[rival]:.3f}{mixed}."
+        )
+    return said
 
 
 def _wilson_interval(share: float, number: int) -> tuple[float, float]:

@@ -189,3 +189,36 @@ def test_the_corpus_is_told_with_what_is_held_out() -> None:
     assert "9 of them (10.0%) are held out of training (2 whole donors)" in said
     nothing = findings.say_corpus(manifest | {"split": split | {"heldout": []}})
     assert nothing.endswith("No cells are held out of training.")
+
+
+def tell_generation(*, ours: float) -> list[str]:
+    """Sentences on two prompts, where the error of the mean is 10 and of a real cell 20."""
+    errors = {"scGPT": ours + 1, "scGPT, 4 rounds": ours, "mean of the type": 10,
+              "real cell of the type": 20}  # fmt: skip
+    rows = [
+        row
+        for prompt in ("genes", "cell")
+        for name, error in errors.items()
+        for row in (
+            (prompt, name, "all", "gene_error", error),
+            (prompt, name, "all", "cell_correlation", 5 / error),
+            (prompt, name, "T", "cell_correlation", 0.9),
+            *([(prompt, name, "all", "mixing", error / 20)] if prompt == "cell" else []),
+        )
+    ]
+    columns = ["prompt", "predictor", "cell_type", "metric", "value"]
+    return findings.say_generation(pd.DataFrame(rows, columns=columns), dataset="d")
+
+
+def test_generation_is_told_beside_the_best_simple_way_whoever_wins() -> None:
+    by_genes, by_cell = tell_generation(ours=8)
+    assert (
+        "**d**, gene prompt: the error of **scGPT, 4 rounds** in bins is **20.0% below**"
+        in by_genes
+    )
+    assert "that of mean of the type (8.000 against 10.000)" in by_genes
+    assert "correlation with the truth 0.625 against 0.500" in by_genes
+    assert "mixing" not in by_genes
+    assert by_cell.endswith("its mixing with real cells is 0.40, that of real cells 1.00.")
+    by_genes, _ = tell_generation(ours=12)
+    assert "**20.0% above** that of mean of the type" in by_genes

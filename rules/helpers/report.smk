@@ -5,6 +5,7 @@ PAGES = {
     "pretrain": "Pretraining",
     "integration": "Integration",
     "mapping": "Reference mapping",
+    "generation": "Generation",
 }
 
 
@@ -18,6 +19,10 @@ if not CFG.benchmark.integration:
 
 if not CFG.index.queries:
     del PAGES["mapping"]
+
+
+if not CFG.generation.datasets:
+    del PAGES["generation"]
 
 
 def get_page_artefacts(wildcards):
@@ -47,6 +52,13 @@ def get_page_artefacts(wildcards):
                 dataset=CFG.index.queries,
             ),
             "index": f"results/index/{CFG.model}/{CFG.corpus}/manifest.json",
+            "overlap": overlap,
+        },
+        "generation": {
+            "generations": expand(
+                "results/tasks/generation/{dataset}/scores.parquet",
+                dataset=CFG.generation.datasets,
+            ),
             "overlap": overlap,
         },
     }

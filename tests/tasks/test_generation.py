@@ -3,25 +3,20 @@
 from pathlib import Path
 
 import anndata as ad
-import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from scgpt_core.batch import Batch
-from scgpt_core.checkpoint import Checkpoint
-from scgpt_core.config import ModelConfig
+from scgpt_core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from scgpt_core.config import GenerationSettings, ModelConfig
 from scgpt_core.data.vocab import Vocabulary
-from scgpt_core.keys import LABEL, SPECIAL_TOKENS
+from scgpt_core.keys import LABEL, SPECIAL_TOKENS, UNKNOWN
 from scgpt_core.model import ScGPT
 from scgpt_core.model.weights import LoadReport
-from scgpt_core.tasks.generation import (
-    Profiles,
-    assess_generation,
-    cell_correlation,
-    gene_error,
-    generate,
-    mixing,
-)
+from scgpt_core.runs import read_json
+from scgpt_core.tasks.generation import SIMPLE, assess_generation, generate_dataset
+from scgpt_core.tasks.generator import generate
 
 
 def make_model(n_tokens: int = 30, **changes: object) -> ScGPT:
@@ -93,42 +88,96 @@ def test_rounds_need_a_second_head() -> None:
         generate(make_model(gepc=None), make_batch(), rounds=2)
 
 
-def make_profiles() -> Profiles:
-    rng = np.random.default_rng(0)
-    true_NT = rng.uniform(1, 50, (40, 30)).astype(np.float32)
-    true_NT[:, 5] = np.nan
-    return Profiles(true_NT, ~np.isnan(true_NT), {})
+@pytest.fixture(scope="module")
+def cells(resources: Path) -> ad.AnnData:
+    """About 20 cells of each of eight types, on 2,000 genes."""
+    adata = ad.read_h5ad(resources / "cells/pbmc3k_160_balanced.h5ad")[:, :2000].copy()
+    adata.obs[LABEL] = adata.obs["cell_type"].astype(str)
+    adata.obs.loc[adata.obs_names[:5], LABEL] = UNKNOWN
+    return adata
 
 
-def test_metrics_of_the_truth_are_perfect() -> None:
-    profiles = make_profiles()
-    assert cell_correlation(profiles.true_NT, profiles) == pytest.approx(1)
-    assert gene_error(profiles.true_NT, profiles) == 0
-    off = profiles.true_NT + 3
-    assert gene_error(off, profiles) == pytest.approx(3, rel=1e-5)
-    assert cell_correlation(-off, profiles) == pytest.approx(-1, rel=1e-5)
+def make_checkpoint(adata: ad.AnnData, **changes: object) -> Checkpoint:
+    vocab = Vocabulary([*SPECIAL_TOKENS, *adata.var_names])
+    model = make_model(vocab.n_tokens, **changes)
+    return Checkpoint(model, vocab, model.config, LoadReport((), (), (), ()), "random")
 
 
-def test_mixing_tells_cells_of_one_kind_from_cells_of_another() -> None:
-    rng = np.random.default_rng(0)
-    type_N = np.zeros(200, np.int64)
-    real, alike = (rng.normal(size=(200, 30)).astype(np.float32) for _ in range(2))
-    assert mixing(alike, real, type_N) == pytest.approx(1, abs=0.1)
-    assert mixing(alike + 10, real, type_N) == 0
+SETTINGS = GenerationSettings(rounds=(1, 3), max_tokens=100, max_cells=80)
 
 
-def test_generation_is_assessed_beside_simple_predictors(resources: Path) -> None:
-    adata = ad.read_h5ad(resources / "cells/pbmc3k_160_balanced.h5ad")[::2].copy()
-    adata.obs[LABEL] = adata.obs["cell_type"]
-    vocab = Vocabulary([*SPECIAL_TOKENS, *adata.var_names[:2000]])
-    model = make_model(vocab.n_tokens)
-    ckpt = Checkpoint(model, vocab, model.config, LoadReport((), (), (), ()), "random")
-    scores = assess_generation(adata, ckpt, rounds=(1, 3), max_tokens=100, max_cells=16)
-    values = scores.set_index(["prompt", "predictor", "metric"])["value"]
-    assert set(scores["predictor"]) == {
-        "scGPT", "scGPT, 3 rounds", "mean of the type", "real cell of the type"
-    }  # fmt: skip
-    error = values.xs("gene_error", level="metric")
+def test_generation_is_assessed_beside_simple_predictors(cells: ad.AnnData) -> None:
+    found = assess_generation(cells, make_checkpoint(cells), SETTINGS, seed=0)
+    scores = found.scores
+    assert set(scores["predictor"]) == {"scGPT", "scGPT, 3 rounds", *SIMPLE}
+    assert set(scores["prompt"]) == {"genes", "cell"}
+    types = set(cells.obs[LABEL]) - {UNKNOWN}
+    assert set(found.cells) == set(scores["cell_type"]) - {"all"} <= types
+    assert sum(found.cells.values()) <= 80
+    overall = scores[scores["cell_type"] == "all"].set_index(["metric", "prompt", "predictor"])
+    value = overall["value"]
+    assert set(value.index.levels[0]) == {"cell_correlation", "gene_error", "mixing"}
     for prompt in ("genes", "cell"):
-        assert error[prompt, "mean of the type"] < error[prompt, "real cell of the type"]
-        assert 5 < error[prompt, "scGPT"] < 50
+        mean, drawn = (value["gene_error", prompt, name] for name in SIMPLE)
+        assert mean < drawn
+        assert 5 < value["gene_error", prompt, "scGPT"] < 50
+    # A real cell stands among real ones as they do among each other.
+    assert value["mixing", "cell", "real cell of the type"] == pytest.approx(1, abs=0.15)
+
+
+def test_scores_follow_from_the_genes_errors(cells: ad.AnnData) -> None:
+    found = assess_generation(cells, make_checkpoint(cells), SETTINGS, seed=0)
+    by_gene = found.genes.groupby(["prompt", "predictor"])["error"].mean()
+    scores = found.scores[found.scores["metric"] == "gene_error"]
+    expected = scores.set_index(["prompt", "predictor"])["value"]
+    pd.testing.assert_series_equal(by_gene, expected.sort_index(), check_names=False)
+    assert set(found.genes["gene"]) <= set(cells.var_names)
+    assert (found.genes["cells"] > 0).all()
+
+
+def test_generation_does_not_depend_on_order_or_batches(cells: ad.AnnData) -> None:
+    ckpt = make_checkpoint(cells)
+    first = assess_generation(cells, ckpt, SETTINGS, seed=0)
+    turned = cells[::-1].copy()
+    second = assess_generation(turned, ckpt, SETTINGS.model_copy(update={"batch_size": 7}), seed=0)
+    real = "real cell of the type"  # is drawn by the place among the cells
+    a, b = (t.scores[t.scores["predictor"] != real].reset_index(drop=True) for t in (first, second))
+    pd.testing.assert_frame_equal(a, b, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "settings", "said"),
+    [
+        ({"gepc": None}, {}, r"lacks \['gepc'\]"),
+        ({}, {"max_cells": 1}, "no cell type has 2 among the 1 cells that were drawn"),
+    ],
+)
+def test_what_cannot_be_generated_is_said(
+    cells: ad.AnnData, changes: dict[str, object], settings: dict[str, int], said: str
+) -> None:
+    ckpt = make_checkpoint(cells, **changes)
+    with pytest.raises(ValueError, match=said):
+        assess_generation(cells, ckpt, SETTINGS.model_copy(update=settings), seed=0)
+
+
+def test_genes_of_another_kind_are_refused(cells: ad.AnnData) -> None:
+    renamed = cells.copy()
+    del renamed.var["feature_id"]
+    renamed.var_names = [f"probe{i}" for i in range(cells.n_vars)]
+    with pytest.raises(ValueError, match=r"0\.0% of the counts have a token"):
+        assess_generation(renamed, make_checkpoint(cells), SETTINGS, seed=0)
+
+
+def test_a_data_set_gets_its_tables_and_record(cells: ad.AnnData, tmp_path: Path) -> None:
+    ckpt = make_checkpoint(cells)
+    save_checkpoint(tmp_path / "model", ckpt.model, ckpt.vocab, {})
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    output = tmp_path / "out"
+    generate_dataset(tmp_path / "cells.h5ad", tmp_path / "model", output, settings=SETTINGS, seed=0)
+    assert {path.name for path in output.iterdir()} == {
+        "scores.parquet", "genes.parquet", "run.json"
+    }  # fmt: skip
+    run = read_json(output / "run.json")
+    assert run["settings"]["known_share"] == 0.5
+    assert run["model"] == load_checkpoint(tmp_path / "model", device="cpu").digest
+    assert 70 < sum(run["cells"].values()) <= 80

@@ -57,7 +57,7 @@ def test_the_whole_graph_runs(smoke_run: Path) -> None:
     ]
     assert set(scores["method"]) == {"hvg_pca", "scgpt_zero_shot", "scgpt_finetuned"}
     assert scores["value"].notna().all()
-    for report in ("qc", "pretrain", "integration", "mapping", "summary"):
+    for report in ("qc", "pretrain", "integration", "mapping", "generation", "summary"):
         html = (smoke_run / f"results/report/{report}.html").read_text()
         assert "<img" in html or report == "summary"
     for file in ("model.safetensors", "config.json", "vocab.json", "training.json", "README.md"):
