@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from scgpt_core.batch import Batch
-from scgpt_core.checkpoint import adapt_model, load_checkpoint, save_checkpoint
+from scgpt_core.checkpoint import save_checkpoint
 from scgpt_core.config import ModelConfig, PretrainSettings
 from scgpt_core.data.collate import TokenSettings
 from scgpt_core.data.loader import ShardLoader, balance_weights
@@ -29,6 +28,7 @@ from scgpt_core.train.flops import FlopsCounter, peak_flops
 from scgpt_core.train.journal import METRICS, read_metrics
 from scgpt_core.train.memory import resolve_micro_batch
 from scgpt_core.train.objectives import Pretraining
+from scgpt_core.train.origin import make_model
 from scgpt_core.train.parallel import World, join_world
 from scgpt_core.train.predictors import GeneMean, RidgeOnPCA
 from scgpt_core.train.trainer import Result, Trainer
@@ -71,20 +71,21 @@ def pretrain(
     state_folder
         Where checkpoints lie.
     init_from
-        Model folder to take weights and size from (continual pretraining).
+        Model folder, our own or a published one, to take weights and size from (continual
+        pretraining); its vocabulary may be another.
     threads
         CPU threads of this process.
 
     Raises
     ------
     ValueError
-        Where `init_from` has another vocabulary or other bins than this run.
+        Where `init_from` has other bins than this run, or knows too few of the corpus's genes.
     """
     with join_world(settings.trainer.device) as world:
         if world.device.type == "cpu":
             torch.set_num_threads(threads)
         corpus = open_corpus(corpus_folder, split="train")
-        model, origin = _make_model(corpus, settings, seed=seed, init_from=init_from)
+        model, origin = make_model(corpus.vocab, settings, seed=seed, init_from=init_from)
         model.to(world.device)
         objective = Pretraining(
             cell_prompt_after=settings.cell_prompt_after,
@@ -148,47 +149,6 @@ def _weights(corpus: Corpus, settings: PretrainSettings) -> NDArray[np.float64] 
         return None
     groups = corpus.obs(settings.balance_by).indices.to_numpy()
     return balance_weights(groups, settings.balance_strength)
-
-
-def _make_model(
-    corpus: Corpus, settings: PretrainSettings, *, seed: int, init_from: Path | None
-) -> tuple[ScGPT, str | None]:
-    """Make the model to train, on the CPU, and the digest of what its weights come from."""
-    vocab = corpus.vocab
-    if init_from is None:
-        torch.manual_seed(seed)
-        config = ModelConfig(
-            **settings.architecture.model_dump(),
-            n_tokens=vocab.n_tokens,
-            pad_id=vocab.pad_id,
-            cls_id=vocab.cls_id,
-            n_bins=settings.n_bins,
-            max_tokens=settings.max_tokens,
-        )
-        model = ScGPT(config, attention=settings.trainer.attention)
-        # Bins are about uniform: from their mean on, the first steps learn genes, not an offset.
-        nn.init.constant_(model.get_parameter("gep_head.value.4.bias"), config.n_bins / 2)
-        return model, None
-    ckpt = load_checkpoint(init_from, device="cpu", attention=settings.trainer.attention)
-    for what, theirs, ours in (
-        ("vocabulary of digest", ckpt.vocab.digest, vocab.digest),
-        ("number of bins", ckpt.config.n_bins, settings.n_bins),
-    ):
-        if theirs != ours:
-            message = (
-                f"the model {init_from} has the {what} {theirs}, this run {ours}: build the corpus "
-                "with the model's vocabulary, and set pretrain.n_bins to its bins"
-            )
-            raise ValueError(message)
-    logger.info("weights and size are those of %s, whatever pretrain.architecture says", init_from)
-    changes = {
-        "n_classes": None,
-        "dar": False,
-        "dropout": settings.architecture.dropout,
-        "max_tokens": settings.max_tokens,
-    }
-    model, _ = adapt_model(ckpt, changes, fresh=("class_head.", "batch_head."))
-    return model, ckpt.digest
 
 
 def _token_settings(config: ModelConfig, settings: PretrainSettings) -> TokenSettings:

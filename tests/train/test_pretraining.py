@@ -2,14 +2,18 @@
 
 import logging
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from scgpt_core.checkpoint import load_checkpoint
-from scgpt_core.config import PretrainSettings
+from scgpt_core.checkpoint import Checkpoint, LoadReport, export_published, load_checkpoint
+from scgpt_core.config import ModelConfig, PretrainSettings
 from scgpt_core.data.vocab import Vocabulary
+from scgpt_core.keys import SPECIAL_TOKENS
+from scgpt_core.model import ScGPT
 from scgpt_core.runs import read_json
 from scgpt_core.train.journal import METRICS, read_metrics
 from scgpt_core.train.pretraining import pretrain
@@ -108,21 +112,84 @@ def test_training_goes_on_from_another_model(
     assert read_json(tmp_path / "model/training.json")["init_from"] == origin.digest
 
 
-def test_a_model_of_another_vocabulary_is_refused(
-    corpus_folder: Path, model_folder: Path, tmp_path: Path
+def export_shuffled(folder: Path, vocab: Vocabulary) -> Checkpoint:
+    """A published folder: symbols for tokens, in another order, every tenth gene another one."""
+    symbols = [vocab.symbols[id_] for id_ in vocab.gene_ids]
+    unique = sorted(name for name, n in Counter(symbols).items() if n == 1)
+    kept = [name for i, name in enumerate(unique) if i % 10]
+    others = [f"NOVEL{i}" for i in range(200)]
+    theirs = Vocabulary([*kept[::-1], *others, *SPECIAL_TOKENS])
+    torch.manual_seed(5)
+    config = ModelConfig(
+        width=16, n_layers=1, n_heads=2, ffn_width=16, n_tokens=theirs.n_tokens,
+        pad_id=theirs.pad_id, cls_id=theirs.cls_id,
+    )  # fmt: skip
+    model = ScGPT(config).eval()
+    ckpt = Checkpoint(model, theirs, config, LoadReport((), (), (), ()), "shuffled")
+    export_published(ckpt, folder)
+    return ckpt
+
+
+def test_training_goes_on_from_a_published_folder_of_another_vocabulary(
+    corpus_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    other = shutil.copytree(model_folder, tmp_path / "other")
-    vocab = Vocabulary.load(other / "vocab.json")
-    vocab.tokens[5], vocab.tokens[6] = vocab.tokens[6], vocab.tokens[5]
-    Vocabulary(vocab.tokens, vocab.symbols).save(other / "vocab.json")
-    with pytest.raises(ValueError, match="vocabulary of digest"):
+    ours = Vocabulary.load(corpus_folder / "vocab.json")
+    theirs = export_shuffled(tmp_path / "published", ours)
+    with caplog.at_level(logging.INFO):
         pretrain(
             corpus_folder,
             tmp_path / "model",
-            make_settings(),
+            make_settings(trainer={"learning_rate": 1e-9}),
+            seed=1,
+            state_folder=tmp_path / "state",
+            init_from=tmp_path / "published",
+        )
+    assert "the model has another vocabulary" in caplog.text
+    found = load_checkpoint(tmp_path / "model", device="cpu")
+    assert found.vocab.digest == ours.digest
+    tables = [ckpt.model.get_parameter("gene_embedding.table.weight") for ckpt in (found, theirs)]
+    place = theirs.vocab.ids(ours.symbols)
+    shared = (place >= 0).nonzero()[0]
+    assert len(shared) > 0.8 * ours.n_tokens
+    is_moved = (tables[0][shared] - tables[1][place[shared]]).abs().amax(1) < 1e-6
+    assert is_moved.float().mean() > 0.99  # a few symbols are of two genes in the gene table
+    unknown = (place < 0).nonzero()[0]
+    assert (tables[0][unknown].std() - 0.2 / 12**0.5).abs() < 0.01  # as new weights are
+    for name, weight in theirs.model.named_parameters():
+        if name != "gene_embedding.table.weight":
+            assert (found.model.get_parameter(name) - weight).abs().max() < 1e-6, name
+    digest = load_checkpoint(tmp_path / "published", device="cpu").digest
+    assert read_json(tmp_path / "model/training.json")["init_from"] == digest
+
+
+@pytest.mark.parametrize(
+    ("settings", "rename", "said"),
+    [
+        ({"n_bins": 31}, False, "has 51 bins, this run 31: set pretrain.n_bins"),
+        ({}, True, r"0\.0% of the genes have a token in the vocabulary, 50\.0% are required"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_refused(
+    corpus_folder: Path,
+    model_folder: Path,
+    tmp_path: Path,
+    settings: dict[str, int],
+    rename: bool,
+    said: str,
+) -> None:
+    origin = shutil.copytree(model_folder, tmp_path / "origin")
+    if rename:
+        tokens = Vocabulary.load(origin / "vocab.json").tokens
+        others = [t if t in SPECIAL_TOKENS else f"probe{i}" for i, t in enumerate(tokens)]
+        Vocabulary(others).save(origin / "vocab.json")
+    with pytest.raises(ValueError, match=said):
+        pretrain(
+            corpus_folder,
+            tmp_path / "model",
+            make_settings(**settings),
             seed=0,
             state_folder=tmp_path / "state",
-            init_from=other,
+            init_from=origin,
         )
 
 

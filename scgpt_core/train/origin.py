@@ -1,0 +1,101 @@
+"""What pretraining starts from: new weights, or another model's, for the genes that it knows.
+
+Shapes: T tokens of a vocabulary, D width.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scgpt_core.checkpoint import Checkpoint, load_checkpoint
+from scgpt_core.config import ModelConfig, PretrainSettings
+from scgpt_core.data.genes import match_genes
+from scgpt_core.data.vocab import Vocabulary
+from scgpt_core.keys import SPECIAL_TOKENS
+from scgpt_core.model import ScGPT
+from scgpt_core.model.weights import load_weights
+
+_LEAST_KNOWN = 0.5
+"""Share of the corpus's genes that the model to go on from must know."""
+_TABLE = "gene_embedding.table.weight"
+
+logger = logging.getLogger(__name__)
+
+
+def make_model(
+    vocab: Vocabulary, settings: PretrainSettings, *, seed: int, init_from: Path | None
+) -> tuple[ScGPT, str | None]:
+    """Make the model to train, on the CPU, and the digest of what its weights come from.
+
+    Parameters
+    ----------
+    vocab
+        Of the corpus.
+    seed
+        Of new weights.
+    init_from
+        Model folder, our own or a published one. Its vocabulary may have other genes in another
+        order, or names of another kind: weights go from gene to gene. None: all weights are new.
+
+    Raises
+    ------
+    ValueError
+        Where `init_from` has other bins than this run, or knows too few of the corpus's genes.
+    """
+    torch.manual_seed(seed)
+    tokens: dict[str, Any] = {
+        "n_tokens": vocab.n_tokens,
+        "pad_id": vocab.pad_id,
+        "cls_id": vocab.cls_id,
+    }
+    if init_from is None:
+        config = ModelConfig(
+            **settings.architecture.model_dump(),
+            **tokens,
+            n_bins=settings.n_bins,
+            max_tokens=settings.max_tokens,
+        )
+        model = ScGPT(config, attention=settings.trainer.attention)
+        # Bins are about uniform: from their mean on, the first steps learn genes, not an offset.
+        nn.init.constant_(model.get_parameter("gep_head.value.4.bias"), config.n_bins / 2)
+        return model, None
+    ckpt = load_checkpoint(init_from, device="cpu", attention=settings.trainer.attention)
+    if ckpt.config.n_bins != settings.n_bins:
+        message = (
+            f"the model {init_from} has {ckpt.config.n_bins} bins, this run {settings.n_bins}: set "
+            "pretrain.n_bins to those of the model"
+        )
+        raise ValueError(message)
+    logger.info("weights and size are those of %s, whatever pretrain.architecture says", init_from)
+    changes = {
+        "n_classes": None,
+        "dar": False,
+        "dropout": settings.architecture.dropout,
+        "max_tokens": settings.max_tokens,
+    }
+    config = ModelConfig.model_validate(ckpt.config.model_dump() | tokens | changes)
+    model = ScGPT(config, attention=settings.trainer.attention)
+    weights = dict(ckpt.model.state_dict())
+    if ckpt.vocab.digest != vocab.digest:
+        weights[_TABLE] = _move_genes(ckpt, vocab, model.state_dict()[_TABLE], init_from)
+    load_weights(model, weights, optional=("class_head.", "batch_head."))
+    return model, ckpt.digest
+
+
+def _move_genes(ckpt: Checkpoint, vocab: Vocabulary, new_TD: Tensor, source: Path) -> Tensor:
+    """Embeddings of the corpus's tokens: the model's where it knows the gene, else the new ones."""
+    genes = vocab.gene_ids
+    match = match_genes(
+        (vocab.tokens[id_] for id_ in genes),
+        ckpt.vocab,
+        symbols=(vocab.symbols[id_] for id_ in genes),
+    )
+    match.require(_LEAST_KNOWN, source=f"the corpus, in the vocabulary of {source}")
+    logger.info("the model has another vocabulary: %s; the others start anew", match.report())
+    theirs_TD, table_TD = ckpt.model.state_dict()[_TABLE], new_TD.clone()
+    table_TD[genes[match.matched]] = theirs_TD[match.ids[match.matched]]
+    table_TD[vocab.ids(SPECIAL_TOKENS)] = theirs_TD[ckpt.vocab.ids(SPECIAL_TOKENS)]
+    return table_TD
