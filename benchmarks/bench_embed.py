@@ -11,7 +11,7 @@ Shapes: N cells, B cells in a mini-batch, L gene tokens, D width.
 
 import argparse
 import time
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Iterable, Sequence, Sized
 from functools import partial
 from itertools import chain, cycle
 from pathlib import Path
@@ -84,7 +84,7 @@ class PublishedEncoder(nn.Module):
 
 
 def collate_as_published(
-    cells: Cells, rows: range, config: ModelConfig
+    cells: Cells, rows: Iterable[int], config: ModelConfig
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Ids, values and padding of a mini-batch, cell by cell, padded to the longest."""
     all_ids, all_values = [], []
@@ -96,8 +96,8 @@ def collate_as_published(
         bins = np.ceil(np.random.rand(len(counts)) * (right - left) + left)
         ids = torch.from_numpy(np.insert(genes, 0, config.cls_id))
         values = torch.from_numpy(np.insert(bins, 0, PAD_VALUE)).float()
-        if len(ids) > MAX_TOKENS:
-            sampled = torch.randperm(len(ids) - 1)[: MAX_TOKENS - 1] + 1
+        if len(ids) > config.max_tokens:
+            sampled = torch.randperm(len(ids) - 1)[: config.max_tokens - 1] + 1
             sampled = torch.cat([torch.tensor([0]), sampled])
             ids, values = ids[sampled], values[sampled]
         all_ids.append(ids)

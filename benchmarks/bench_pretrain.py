@@ -1,9 +1,9 @@
 """Pretraining: our whole step, loader included, against a plain float32 padded step.
 
 Both train one architecture from the same weights on the same real cells, with both passes of the
-objective. The baseline is what a straightforward port of the published code does: PyTorch's
-Transformer encoder with a mask of queries by keys, cells in random order padded to the longest of
-the mini-batch, AdamW not fused, float32.
+objective. The baseline is what a straightforward port of the published code does: collation cell by
+cell (v0.2.5 of the published code), random cells padded to the longest of the mini-batch, PyTorch's
+Transformer encoder with a mask of queries by keys, AdamW not fused, float32.
 
 Shapes: B cells in a mini-batch, L gene tokens, D width, H heads.
 """
@@ -13,13 +13,16 @@ import statistics
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.bench_embed import collate_as_published
 from benchmarks.harness import RUNS, measure, report
 from benchmarks.real_cells import CLS_ID, N_TOKENS, PAD_ID, read_cells
 from scgpt_core.batch import Batch, Output
 from scgpt_core.config import ModelConfig, TrainerSettings
+from scgpt_core.data.cells import Cells
 from scgpt_core.data.collate import TokenSettings
 from scgpt_core.data.loader import ArraySource, ShardLoader
 from scgpt_core.device import describe_device, resolve_precision
@@ -34,6 +37,7 @@ SIZES = {
     "published": {"width": 512, "n_layers": 12, "n_heads": 8, "ffn_width": 512},
 }
 OBJECTIVE = Pretraining(cell_prompt_after=0, unknown_value=-1)
+UNKNOWN_SHARES = (0.25, 0.5, 0.75)
 
 
 class PlainModel(nn.Module):
@@ -73,31 +77,42 @@ class PlainModel(nn.Module):
         return Output(x_BLD[:, 0], gep_BL=gep_BL, gepc_BL=gepc_BL)
 
 
-def make_loader(tokens: TokenSettings, batch_cells: int, *, by_length: bool) -> ShardLoader:
-    """Batches of real cells."""
-    cells = read_cells("pbmc_zheng_facs", min_genes=200, max_genes=3000)
-    return ShardLoader(
-        ArraySource(cells), tokens, batch_cells=batch_cells, seed=0, by_length=by_length
+def batch_as_published(cells: Cells, rows: np.ndarray, config: ModelConfig) -> Batch:
+    """One mini-batch, collated cell by cell, with its genes split into known and unknown."""
+    ids_BL, target_BL, padding_BL = collate_as_published(cells, rows, config)
+    hidden_BL = torch.zeros_like(padding_BL)
+    for hidden_L, padding_L in zip(hidden_BL, padding_BL, strict=True):
+        genes = np.flatnonzero(~padding_L.numpy())[1:]
+        n_unknown = int(len(genes) * np.random.choice(UNKNOWN_SHARES))
+        hidden_L[np.random.choice(genes, n_unknown, replace=False)] = True
+    return Batch(
+        ids_BL,
+        target_BL.masked_fill(hidden_BL, config.mask_value),
+        padding_BL,
+        known_BL=~hidden_BL & ~padding_BL,
+        target_BL=target_BL,
+        hidden_BL=hidden_BL,
     )
 
 
 class PlainTraining:
     """The baseline's loop."""
 
-    def __init__(self, model: ScGPT, loader: ShardLoader, device: torch.device) -> None:
+    def __init__(self, model: ScGPT, cells: Cells, batch_cells: int, device: torch.device) -> None:
         self.model = PlainModel(model).to(device)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4)
-        self.steps, self.device = iter(loader), device
+        self.cells, self.batch_cells, self.device = cells, batch_cells, device
 
     def step(self) -> int:
         """Train on one mini-batch; returns its cells."""
-        (batch,) = next(self.steps)
+        rows = np.random.choice(len(self.cells.cell_ids), self.batch_cells, replace=False)
+        batch = batch_as_published(self.cells, rows, self.model.config).to(self.device)
         self.optimizer.zero_grad()
-        loss = torch.stack([*OBJECTIVE(self.model, batch.to(self.device), 1.0).values()]).sum()
+        loss = torch.stack([*OBJECTIVE(self.model, batch, 1.0).values()]).sum()
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
-        return len(batch.ids_BL)
+        return len(rows)
 
 
 def main(size: str, *, max_tokens: int, batch_cells: int, dropout: float, runs: int) -> None:
@@ -108,18 +123,20 @@ def main(size: str, *, max_tokens: int, batch_cells: int, dropout: float, runs: 
     )  # fmt: skip
     tokens = TokenSettings(
         max_tokens=max_tokens, n_bins=config.n_bins, pad_id=PAD_ID, cls_id=CLS_ID, pad_value=-2,
-        mask_value=-1, cls_value=-2, unknown_shares=(0.25, 0.5, 0.75),
+        mask_value=-1, cls_value=-2, unknown_shares=UNKNOWN_SHARES,
     )  # fmt: skip
     torch.manual_seed(0)
     model, same = ScGPT(config), ScGPT(config)
     same.load_state_dict(model.state_dict())
+    cells = read_cells("pbmc_zheng_facs", min_genes=200, max_genes=3000)
     with join_world() as world, tempfile.TemporaryDirectory() as folder:
-        loader = make_loader(tokens, batch_cells, by_length=False)
-        plain = PlainTraining(same, loader, world.device)
+        plain = PlainTraining(same, cells, batch_cells, world.device)
         trainer = Trainer(
             model.to(world.device),
             OBJECTIVE,
-            make_loader(tokens, batch_cells, by_length=True),
+            ShardLoader(
+                ArraySource(cells), tokens, batch_cells=batch_cells, seed=0, by_length=True
+            ),
             TrainerSettings(batch_cells=batch_cells, micro_batch_cells=batch_cells),
             world=world,
             steps=1_000_000,
