@@ -74,20 +74,19 @@ class Journal:
         _keep_until(self.path, totals.step)
         self._file = self.path.open("a")
 
-    def tell_training(self, totals: Totals, sums: Mapping[str, float], **others: float) -> None:
-        """Write the mean terms since the last call, with speed and time left.
+    def tell_training(self, totals: Totals, terms: Mapping[str, float], **others: float) -> None:
+        """Write the terms of the loss, with the speed since the last call and the time left.
 
         Parameters
         ----------
-        sums
-            Of each term over the steps since the last call.
+        terms
+            Means over the steps since the last call.
         others
             Further values by name, as the learning rate.
         """
         if self._silent:
             return
         steps, seconds = totals.step - self._last.step, totals.seconds - self._last.seconds
-        terms = {name: value / steps for name, value in sums.items()}
         cells_per_s = (totals.cells - self._last.cells) / seconds
         tokens_per_s = (totals.tokens - self._last.tokens) / seconds
         left = (self._steps - totals.step) * seconds / steps
@@ -107,12 +106,12 @@ class Journal:
         self._last = Totals(**asdict(totals))
 
     def tell_evaluation(self, step: int, splits: Mapping[str, Mapping[str, float]]) -> None:
-        """Write the metrics of an evaluation, by split and name."""
+        """Write the metrics of an evaluation, by split and name; the log leaves out parts (@)."""
         if self._silent:
             return
         for split, values in splits.items():
-            told = ", ".join(f"{name} {value:.3f}" for name, value in values.items())
-            logger.info("step %d/%d | %s: %s", step, self._steps, split, told)
+            told = [f"{name} {value:.3f}" for name, value in values.items() if "@" not in name]
+            logger.info("step %d/%d | %s: %s", step, self._steps, split, ", ".join(told))
             self._write(step, split, values)
 
     def _write(self, step: int, split: str, values: Mapping[str, float]) -> None:

@@ -11,6 +11,7 @@ import hashlib
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -115,6 +116,7 @@ class Trainer:
             self._best = Checkpoints(self.folder / "best", keep=1, world=world)
         self.totals = Totals()
         self._sums: dict[str, Tensor] = {}
+        self._counts: Counter[str] = Counter()
 
     def run(self) -> Result:
         """Train until the last step, the early stop, a signal or the end of the time budget.
@@ -176,6 +178,7 @@ class Trainer:
             losses.append(loss.detach())
             for name, part in parts.items():
                 self._sums[name] = self._sums.get(name, torch.zeros_like(part)) + part.detach()
+        self._counts.update(parts.keys())
         self._guard.check()
         norm = clip_gradients(self.model, self.settings.clip_norm)
         self._guard.watch(step + 1, norm, losses, batches)
@@ -201,18 +204,15 @@ class Trainer:
         ]
 
     def _tell(self, journal: Journal) -> None:
-        """Write the terms of the steps since the last call."""
+        """Write the mean terms of the steps since the last call that had them."""
         self._guard.check()
         names = list(self._sums)
         sums = self.world.sum([self._sums[name].item() for name in names])
+        terms = {name: x / self._counts[name] for name, x in zip(names, sums, strict=True)}
         rate = self._optimizer.param_groups[0]["lr"]
-        journal.tell_training(
-            self.totals,
-            dict(zip(names, sums, strict=True)),
-            grad_norm=self._guard.norm,
-            learning_rate=rate,
-        )
+        journal.tell_training(self.totals, terms, grad_norm=self._guard.norm, learning_rate=rate)
         self._sums.clear()
+        self._counts.clear()
 
     def _judge(self, journal: Journal, evaluate: Evaluate) -> None:
         """Evaluate, and keep the weights where they are the best so far."""

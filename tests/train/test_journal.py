@@ -13,7 +13,7 @@ def tell(folder: Path, steps: range, totals: Totals) -> None:
     told = Journal(folder, steps=10, trackers=(), totals=totals)
     for step in steps:
         now = Totals(step=step, cells=20 * step, tokens=200 * step, seconds=0.5 * step)
-        told.tell_training(now, {"gep": 4.0, "gepc": 2.0}, learning_rate=0.1)
+        told.tell_training(now, {"gep": 2.0, "gepc": 1.0}, learning_rate=0.1)
     told.close()
 
 
@@ -44,12 +44,14 @@ def test_lines_of_lost_steps_are_told_again_once(tmp_path: Path) -> None:
     assert lines[3]["cells_per_s"] == pytest.approx(40.0)
 
 
-def test_an_evaluation_is_told_by_split(tmp_path: Path) -> None:
+def test_an_evaluation_is_told_by_split(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     told = Journal(tmp_path, steps=10, trackers=(), totals=Totals())
-    told.tell_evaluation(5, {"seen": {"gep": 1.0}, "heldout": {"gep": 2.0}})
+    with caplog.at_level(logging.INFO):
+        told.tell_evaluation(5, {"seen": {"gep": 1.0, "gep@0.5": 3.0}, "heldout": {"gep": 2.0}})
     told.close()
+    assert caplog.messages == ["step 5/10 | seen: gep 1.000", "step 5/10 | heldout: gep 2.000"]
     assert read_metrics(tmp_path / METRICS) == [
-        {"step": 5, "split": "seen", "gep": 1.0},
+        {"step": 5, "split": "seen", "gep": 1.0, "gep@0.5": 3.0},
         {"step": 5, "split": "heldout", "gep": 2.0},
     ]
 
@@ -72,6 +74,22 @@ def test_tensorboard_gets_the_same_values(tmp_path: Path) -> None:
     events = accumulators.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     (point,) = events.Scalars("heldout/gep")
     assert (point.step, point.value) == (5, 2.0)
+
+
+@pytest.mark.filterwarnings("default")  # the package's own
+def test_wandb_keeps_a_run_of_the_folders_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a network it is kept on disk; `wandb sync` sends it."""
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    folder = tmp_path / "0123456789ab"
+    folder.mkdir()
+    told = Journal(folder, steps=10, trackers=("wandb",), totals=Totals())
+    told.tell_evaluation(5, {"heldout": {"gep": 2.0}})
+    told.close()
+    (kept,) = folder.glob("wandb/offline-run-*/run-0123456789ab.wandb")
+    assert b"heldout/gep" in kept.read_bytes()
 
 
 @pytest.mark.skipif(find_spec("wandb") is not None, reason="wandb is installed here")

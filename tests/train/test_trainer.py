@@ -37,6 +37,18 @@ def test_the_loss_falls(tmp_path: Path) -> None:
     assert sum(losses[-3:]) < 0.5 * sum(losses[:3])
 
 
+def test_a_term_that_joins_between_two_lines_is_the_mean_of_its_own_steps(tmp_path: Path) -> None:
+    """It joins after 5 of 10 steps; lines of 4 steps, or of one."""
+    by_four, by_one = (
+        read_metrics(run(tmp_path / str(n), steps=10, trainer={"log_steps": n})[0].folder / METRICS)
+        for n in (4, 1)
+    )
+    assert [line["step"] for line in by_four] == [4, 8, 10]
+    assert "gep_prompt" not in by_one[4]
+    own = [line["gep_prompt"] for line in by_one if 5 < line["step"] <= 8]
+    assert by_four[1]["gep_prompt"] == pytest.approx(sum(own) / 3, rel=1e-5)
+
+
 def test_a_stopped_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
     """Over the end of an epoch (6 steps), into the second pass, with dropout."""
     whole, expected = run(tmp_path / "whole", steps=10)
