@@ -67,6 +67,21 @@ def test_the_cell_prompted_pass_reads_no_value() -> None:
     torch.testing.assert_close(first.gep_BL, second.gep_BL, rtol=0, atol=0)
 
 
+def test_condition_tokens_are_optional_and_reach_both_passes() -> None:
+    """Batches of cells and flags of genes are read where the model has a place for them."""
+    batch = tiny.make_batch()._replace(batch_B=torch.arange(8) % 2)
+    batch = batch._replace(perturbed_BL=torch.zeros_like(batch.ids_BL))
+    plain = PRETRAINING(tiny.make_model().eval(), batch, 1.0)
+    model = tiny.make_model(n_batches=2, batch_labels=True, perturbation_flags=3).eval()
+    PRETRAINING(model, batch, 1.0)["gep_prompt"].backward()
+    assert model.get_parameter("batch_embedding.table.weight").grad.abs().sum() > 0
+    assert model.get_parameter("flag_embedding.weight").grad[0].abs().sum() > 0
+    flagged = batch._replace(perturbed_BL=torch.ones_like(batch.ids_BL))
+    for name, term in PRETRAINING(model, flagged, 1.0).items():
+        assert term != PRETRAINING(model, batch, 1.0)[name]
+        assert plain.keys() == PRETRAINING(model, batch, 1.0).keys()
+
+
 def test_the_cell_prompt_does_not_train_the_embedding_that_it_is_given() -> None:
     model, batch = tiny.make_model().eval(), tiny.make_batch()
     PRETRAINING(model, batch, 1.0)["gep_prompt"].backward()
