@@ -40,21 +40,30 @@ def cells_from_csr(
     cell_ids
         (B,), of `cell_identity`.
     """
-    ids_G = np.asarray(token_ids, np.int32)
     indptr_B1 = np.asarray(indptr, np.int64)
-    genes = ids_G[np.asarray(indices)]
-    values = np.asarray(counts, np.float32)
-    row = np.repeat(np.arange(len(indptr_B1) - 1), np.diff(indptr_B1))
-    used = (genes >= 0) & (values != 0)
-    row, genes, values = row[used], genes[used], values[used]
-    key = row * (int(ids_G.max(initial=0)) + 1) + genes
-    if (key[1:] <= key[:-1]).any():
-        turn = np.argsort(key, kind="stable")
-        firsts = np.flatnonzero(np.diff(key[turn], prepend=-1))
-        row, genes = row[turn][firsts], genes[turn][firsts]
-        values = np.add.reduceat(values[turn], firsts)
-    counts_B = np.bincount(row, minlength=len(indptr_B1) - 1)
-    return Cells(np.concatenate([[0], np.cumsum(counts_B)]), genes, values, cell_ids)
+    columns, values = np.asarray(indices, np.int32), np.asarray(counts, np.float32)
+    genes, kept = np.empty(len(values), np.int32), np.empty(len(values), np.float32)
+    ends_B = np.empty(len(indptr_B1) - 1, np.int64)
+    ids_G = np.asarray(token_ids, np.int32)
+    ascending = kernels.keep_tokens(indptr_B1, columns, values, ids_G, genes, kept, ends_B)
+    ends_B1 = np.concatenate([[0], ends_B])
+    cells = Cells(ends_B1, genes[: ends_B1[-1]], kept[: ends_B1[-1]], cell_ids)
+    return cells if ascending else _in_order(cells)
+
+
+def _in_order(cells: Cells) -> Cells:
+    """Cells with their genes in ascending order, and counts of one gene added up."""
+    row = np.repeat(np.arange(len(cells.cell_ids)), np.diff(cells.indptr))
+    key = row * (int(cells.genes.max(initial=0)) + 1) + cells.genes
+    turn = np.argsort(key, kind="stable")
+    firsts = np.flatnonzero(np.diff(key[turn], prepend=-1))
+    counts_B = np.bincount(row[turn][firsts], minlength=len(cells.cell_ids))
+    return Cells(
+        np.concatenate([[0], np.cumsum(counts_B)]),
+        cells.genes[turn][firsts],
+        np.add.reduceat(cells.counts[turn], firsts),
+        cells.cell_ids,
+    )
 
 
 def take_cells(cells: Cells, rows: NDArray[np.int64]) -> Cells:

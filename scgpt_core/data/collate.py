@@ -6,9 +6,10 @@ whatever batch, order, thread or process.
 Shapes: B cells in a batch, L tokens (the first is ``<cls>``), G genes.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -132,9 +133,7 @@ def tokenize(
         message = f"pad_to is {pad_to}, but a cell has {longest} tokens: lower max_tokens to it"
         raise ValueError(message)
     shape = (len(rows), pad_to or longest)
-    tokens = Tokens(
-        np.empty(shape, np.int64), np.empty(shape, np.float32), np.empty(shape, np.bool_)
-    )
+    tokens = Tokens(*_allocate(shape, np.int64, np.float32, np.bool_))
     tokens.ids_BL[:, 0] = cls_id
     tokens.bins_BL[:, 0] = cls_value
     if len(rows) == 0:
@@ -155,6 +154,17 @@ def tokenize(
     if wrong >= 0:
         raise wrong_counts(cell_ids[wrong], cells.counts[starts_B[wrong] : stops_B[wrong]])
     return tokens
+
+
+def _allocate(shape: tuple[int, ...], *dtypes: Any) -> list[NDArray[Any]]:
+    """Arrays of one shape, side by side in one piece of memory, the widest first.
+
+    The C library keeps what is freed up to twice its largest piece, and gives the rest back to the
+    system: of smaller pieces each batch would fetch its memory anew, page by page.
+    """
+    sizes = [math.prod(shape) * np.dtype(dtype).itemsize for dtype in dtypes]
+    parts = np.split(np.empty(sum(sizes), np.uint8), np.cumsum(sizes)[:-1])
+    return [part.view(dtype).reshape(shape) for part, dtype in zip(parts, dtypes, strict=True)]
 
 
 def _on_genes(cells: Cells, rows: NDArray[np.int64], genes: Sequence[int]) -> Cells:
@@ -205,11 +215,7 @@ def hide(
     shares
         One of them is drawn for each cell; that share of its genes, rounded down, is hidden.
     """
-    hidden = Hidden(
-        np.empty_like(tokens.bins_BL),
-        np.empty_like(tokens.padding_BL),
-        np.empty_like(tokens.padding_BL),
-    )
+    hidden = Hidden(*_allocate(tokens.ids_BL.shape, np.float32, np.bool_, np.bool_))
     kernels.hide_tokens(
         tokens.bins_BL,
         tokens.padding_BL,

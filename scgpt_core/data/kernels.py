@@ -23,6 +23,7 @@ _BITS = np.arange(256)[:, None] >> np.arange(8) & 1
 _BIT_COUNTS = _BITS.sum(axis=1).astype(np.uint8)
 _BIT_PLACES = np.argsort(1 - _BITS, axis=1, kind="stable").astype(np.uint8)  # ones before zeros
 _LANES = 4  # histograms in turn: to add to one place again and again waits for the addition before
+_FEW = 48  # so many are sorted sooner by insertion than by counting bytes
 
 _compiled = numba.njit(cache=True, nogil=True)
 
@@ -141,6 +142,14 @@ def _collect_tail(counts: Any, codes: Any, tail: Any) -> tuple[int, bool]:
 @_compiled
 def _sort_tail(tail: Any, n: int, scratch: Any) -> None:
     """Sort the first n, byte by byte: the bits of floats that are not negative are in order."""
+    if n <= _FEW:
+        for i in range(1, n):
+            value, j = tail[i], i
+            while j > 0 and tail[j - 1] > value:
+                tail[j] = tail[j - 1]
+                j -= 1
+            tail[j] = value
+        return
     source, target = tail.view(np.uint32), scratch.view(np.uint32)
     ends = np.empty(257, np.int64)
     for shift in (0, 8, 16, 24):
@@ -487,3 +496,42 @@ def take_cells(
             taken_genes[end] = genes[i]
             taken_counts[end] = counts[i]
             end += 1
+
+
+@_compiled
+def keep_tokens(
+    indptr_B: NDArray[np.int64],
+    indices: NDArray[np.int32],
+    values: NDArray[np.float32],
+    ids_G: NDArray[np.int32],
+    genes: NDArray[np.int32],
+    counts: NDArray[np.float32],
+    ends_B: NDArray[np.int64],
+) -> bool:
+    """Write what is not zero and has a token, cell behind cell, and where each of them ends.
+
+    Returns whether token ids ascend in every cell.
+    """
+    end = 0
+    ascending = True
+    for b in range(len(ends_B)):
+        last = -1
+        for i in range(indptr_B[b], indptr_B[b + 1]):
+            gene = ids_G[indices[i]]
+            if gene >= 0 and values[i] != 0:
+                genes[end] = gene
+                counts[end] = values[i]
+                end += 1
+                ascending &= gene > last
+                last = gene
+        ends_B[b] = end
+    return ascending
+
+
+@_compiled
+def are_counts(values: NDArray[np.number]) -> bool:
+    """Whether all are whole, finite and not negative."""
+    good = True
+    for value in values:
+        good &= (value >= 0) & (value < np.inf) & (value == np.floor(value))
+    return good

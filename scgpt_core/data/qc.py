@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, issparse
 
 from scgpt_core.config import QCSettings
+from scgpt_core.data import kernels
 from scgpt_core.data.partitions import Partition
 from scgpt_core.keys import ASSAY, FEATURE_LENGTH, FEATURE_NAME, IS_PRIMARY_DATA, SOMA_JOINID
 
@@ -36,17 +37,18 @@ def check_counts(counts: Any, *, source: str, first_row: int = 0) -> None:
     """
     for first, block in _blocks(counts):
         values = block.data
+        if kernels.are_counts(values):
+            continue
         faulty = ~np.isfinite(values) | (values < 0) | (values != np.floor(values))
-        if faulty.any():
-            row_of_value = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
-            rows = np.unique(row_of_value[faulty])
-            shown = ", ".join(str(first_row + first + row) for row in rows[:_ROWS_SHOWN])
-            more = ", ..." if len(rows) > _ROWS_SHOWN else ""
-            message = (
-                f"{source}, rows {shown}{more}: {_describe_fault(block, values[faulty], rows)}. "
-                "Raw counts are required: look for them in adata.raw or in a layer"
-            )
-            raise ValueError(message)
+        row_of_value = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
+        rows = np.unique(row_of_value[faulty])
+        shown = ", ".join(str(first_row + first + row) for row in rows[:_ROWS_SHOWN])
+        more = ", ..." if len(rows) > _ROWS_SHOWN else ""
+        message = (
+            f"{source}, rows {shown}{more}: {_describe_fault(block, values[faulty], rows)}. "
+            "Raw counts are required: look for them in adata.raw or in a layer"
+        )
+        raise ValueError(message)
 
 
 def _blocks(counts: Any) -> Iterator[tuple[int, csr_matrix]]:
