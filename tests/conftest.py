@@ -8,7 +8,8 @@ import pytest
 
 from scgpt_core.config import QCSettings
 from scgpt_core.data.cell_list import count_partitions
-from scgpt_core.data.census import download_partition, query_census
+from scgpt_core.data.census import query_census
+from scgpt_core.data.download import download_partition
 from scgpt_core.data.local_census import build_census
 from scgpt_core.data.partitions import Partition
 from scgpt_core.data.qc import CleanCells

@@ -11,8 +11,7 @@ def main(
     partitions: Sequence[str], output: str, *, published: Sequence[str], min_cells: int
 ) -> None:
     build_vocab(
-        # Their counts are not read here, so neither are they verified.
-        (Partition(path, verify=False) for path in partitions),
+        map(Partition, partitions),
         output,
         min_cells=min_cells,
         published=next(iter(published), None),

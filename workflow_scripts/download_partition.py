@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from scgpt_core.data.cell_list import read_origin
-from scgpt_core.data.census import download_partition
+from scgpt_core.data.download import download_partition
 from scgpt_core.runs import start_logging
 
 

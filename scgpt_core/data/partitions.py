@@ -35,14 +35,12 @@ def sidecar(path: str | Path) -> Path:
 
 
 class Partition:
-    """A finished partition.
+    """A finished partition, read once to compare its SHA-256 with the one written beside it.
 
     Parameters
     ----------
     path
         The h5ad file.
-    verify
-        Read it once to compare its SHA-256 with the one written beside it.
 
     Raises
     ------
@@ -50,19 +48,18 @@ class Partition:
         Where the file, or its SHA-256, is missing or is not what it was when it was finished.
     """
 
-    def __init__(self, path: str | Path, *, verify: bool = True) -> None:
+    def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if not (self.path.is_file() and sidecar(path).is_file()):
             message = f"{path} or its .sha256 does not exist: run download_partition"
             raise ValueError(message)
-        if verify:
-            expected, found = sidecar(path).read_text().split()[0], sha256(path)
-            if found != expected:
-                message = (
-                    f"{path} has SHA-256 {found}, but {expected} when it was finished: it was "
-                    "changed or cut off since. Delete it and run again"
-                )
-                raise ValueError(message)
+        expected, found = sidecar(path).read_text().split()[0], sha256(path)
+        if found != expected:
+            message = (
+                f"{path} has SHA-256 {found}, but {expected} when it was finished: it was changed "
+                "or cut off since. Delete it and run again"
+            )
+            raise ValueError(message)
 
     @cached_property
     def obs(self) -> pd.DataFrame:

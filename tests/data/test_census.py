@@ -1,4 +1,5 @@
 import hashlib
+import logging
 import os
 import re
 import signal
@@ -17,8 +18,9 @@ from s3_server import CensusServer, serve
 
 from scgpt_core.data import census as census_module
 from scgpt_core.data.cell_list import count_partitions, read_origin
-from scgpt_core.data.census import download_partition, query_census
-from scgpt_core.data.genes import match_var
+from scgpt_core.data.census import query_census
+from scgpt_core.data.download import download_partition
+from scgpt_core.data.genes import all_genes, match_var
 from scgpt_core.data.local_census import build_census
 from scgpt_core.data.partitions import Partition, sidecar
 from scgpt_core.data.vocab import Vocabulary
@@ -60,6 +62,16 @@ def test_a_local_census_is_read_as_the_hosted_one(local_census: Path, source_tab
     assert (cells.var["feature_length"] > 0).all()
     assert datasets["dataset_total_cell_count"].tolist() == [100, 60, 60]
     assert presence[0].sum() == match.matched.sum()
+
+
+def test_genes_that_nobody_knows_are_listed(local_census: Path, source_table: Path) -> None:
+    with cellxgene_census.open_soma(uri=str(local_census)) as census:
+        listed = census["census_info"]["unmatched_genes"].read().concat().to_pandas()
+    for path in sorted(source_table.parent.glob("*.h5ad")):
+        match = match_var(ad.read_h5ad(path).var, all_genes())
+        unmatched = np.array(match.names)[~match.matched]
+        assert listed["name"][listed["dataset_id"] == path.stem].tolist() == unmatched.tolist()
+    assert set(listed["how"]) <= {"ambiguous", "duplicate", "unknown"}
 
 
 def test_authors_labels_get_the_common_name(local_census: Path) -> None:
@@ -193,6 +205,15 @@ def test_partitions_hold_the_counts_of_their_cells(
         assert cells.obs_names.tolist() == cells.obs["soma_joinid"].astype(str).tolist()
         assert sidecar(path).read_text().split()[0] == hashlib.sha256(path.read_bytes()).hexdigest()
         assert Partition(path).max_count == cells.X.max()
+
+
+def test_a_download_reports_cells_and_bytes(
+    cells_parquet: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        download_partition(cells_parquet, tmp_path / "p.h5ad", partition=2, attempts=1, tiledb={})
+    n_bytes = Partition(tmp_path / "p.h5ad").obs["nnz"].sum() * 8 + 61 * 4
+    assert f"60 of 60 cells, {n_bytes / 1e6:.1f} MB, " in caplog.text
 
 
 def test_blocks_give_all_rows_in_order(partitions: list[Path]) -> None:
@@ -363,7 +384,7 @@ def test_a_killed_download_leaves_nothing_that_passes_for_finished(
     call = (
         f"{str(remote_cells)!r}, {str(output)!r}, partition=1, attempts=1, tiledb={server.tiledb}"
     )
-    script = f"from scgpt_core.data.census import download_partition as run; run({call})"
+    script = f"from scgpt_core.data.download import download_partition as run; run({call})"
     job = subprocess.Popen([sys.executable, "-c", script])
     assert server.stalled.wait(300)
     os.kill(job.pid, signal.SIGKILL)
