@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 
 import anndata as ad
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from scipy.sparse import csr_matrix
 
@@ -58,6 +60,27 @@ def test_a_shard_holds_token_ids_and_counts(corpus_folder: Path, partitions: lis
             expected = counts[(counts > 0) & counts.index.isin(tokens)].to_dict()
             genes = [tokens[id_] for id_ in row["genes"]]
             assert dict(zip(genes, row["counts"], strict=True)) == expected
+
+
+@pytest.mark.skipif(find_spec("datasets") is None, reason="`make` installs datasets of the lock")
+def test_hugging_face_datasets_opens_shards_alone(corpus_folder: Path, tmp_path: Path) -> None:
+    shards = sorted(map(str, corpus_folder.glob("shard_*.arrow")))
+    script = (
+        "import sys, datasets; cache, output, *shards = sys.argv[1:];"
+        "rows = datasets.load_dataset('arrow', data_files=shards, split='train', cache_dir=cache);"
+        "rows.to_parquet(output)"
+    )
+    command = [
+        sys.executable,
+        "-c",
+        script,
+        str(tmp_path / "cache"),
+        str(tmp_path / "rows.parquet"),
+    ]
+    subprocess.run([*command, *shards], check=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    found = pq.read_table(tmp_path / "rows.parquet")
+    expected = pa.concat_tables(map(read_shard, map(Path, shards)), promote_options="permissive")
+    assert found.to_pylist() == expected.to_pylist()
 
 
 def test_token_ids_ascend_in_any_order_of_the_genes(
