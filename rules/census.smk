@@ -69,7 +69,7 @@ rule download_partition:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=get_mem_mb(4000),
+        mem_mb=get_partition_mem_mb(),
         runtime=get_runtime(120),
         downloads=1,
     params:

@@ -41,10 +41,10 @@ rule build_shard:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=get_mem_mb(4000),
+        mem_mb=get_partition_mem_mb(),
         runtime=get_runtime(60),
     params:
-        qc=CFG.qc.model_dump(mode="json"),
+        qc=get_qc,
     script:
         "../workflow_scripts/build_shard.py"
 

@@ -422,6 +422,8 @@ class Config(Settings):
     """Published checkpoint folders that you have, by model: imported, not trained."""
     census: CensusSettings = CensusSettings()
     qc: QCSettings = QCSettings()
+    qc_by_corpus: dict[Name, QCSettings] = Field(default_factory=dict)
+    """Where corpora differ from `qc`, by corpus."""
     shards: ShardSettings = ShardSettings()
     pretrain: PretrainSettings = PretrainSettings()
     embed: EmbedSettings = EmbedSettings()
@@ -429,6 +431,11 @@ class Config(Settings):
     generation: GenerationSettings = GenerationSettings()
     index: IndexSettings = IndexSettings()
     benchmark: BenchmarkSettings = BenchmarkSettings()
+
+    def qc_of(self, corpus: str) -> QCSettings:
+        """Thresholds of a corpus: `qc`, but for what `qc_by_corpus` says of it."""
+        own = self.qc_by_corpus.get(corpus, QCSettings())
+        return self.qc.model_copy(update=own.model_dump(exclude_unset=True))
 
 
 # ----------------------------------------------------------------------------------------- tables
@@ -616,6 +623,7 @@ def load_config(config: Mapping[str, Any], root: Path) -> tuple[Config, Tables]:
     )
     for key, found, allowed in (
         ("corpus", [cfg.corpus], tables.corpora),
+        ("qc_by_corpus", cfg.qc_by_corpus, tables.corpora),
         ("model", [cfg.model], tables.models),
         ("checkpoints", cfg.checkpoints, tables.models),
         (

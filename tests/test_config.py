@@ -36,12 +36,22 @@ def test_values_arrive_and_the_rest_are_defaults(demo: dict[str, Any]) -> None:
     assert cfg.pretrain.trainer.weight_decay == 0.01
 
 
+def test_a_corpus_can_have_thresholds_of_its_own(demo: dict[str, Any]) -> None:
+    demo["qc_by_corpus"] = {"kidney": {"min_genes": 500, "assays": ["10x 3' v3"]}}
+    cfg, _ = load_config(demo, ROOT)
+    differs = {"min_genes": 500, "assays": ("10x 3' v3",)}
+    assert cfg.qc_of("kidney") == cfg.qc.model_copy(update=differs)
+    assert cfg.qc_of("demo") == cfg.qc
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"pretrain": {"larning_rate": 1}}, "pretrain.larning_rate: no such key (found 1)"),
         ({"pretrain": {"trainer": {"batch_cells": "many"}}}, "pretrain.trainer.batch_cells: "),
         ({"qc": {"max_mito_share": 1.5}}, "qc.max_mito_share: "),
+        ({"qc_by_corpus": {"demo": {"min_gens": 3}}}, "qc_by_corpus.demo.min_gens: no such key"),
+        ({"qc_by_corpus": {"moon": {}}}, "qc_by_corpus: moon is in no row of its table"),
         ({"pretrain": {"architecture": {"width": 30, "n_heads": 4}}}, "not a multiple of n_heads"),
         ({"corpus": "dmo"}, "corpus: dmo is in no row of its table; allowed: "),
         ({"benchmark": {"integration": ["pbmc"]}}, "benchmark.integration: pbmc is in no row"),

@@ -72,6 +72,11 @@ def get_obs_value_filter(wildcards):
     return get_corpus(wildcards).obs_value_filter
 
 
+def get_partition_mem_mb():
+    """For a job on one partition, which holds its obs and blocks of its counts."""
+    return get_mem_mb(1500 + CFG.census.partition_cells // 20)
+
+
 @cache
 def read_cells_digest(cells, modified):
     """What tells the cells of a corpus from those of another one; read once after each change."""

@@ -27,3 +27,8 @@ def get_tested_datasets():
         {*CFG.benchmark.integration, *CFG.index.queries, *CFG.generation.datasets}
     )
     return [f"results/datasets/{name}.h5ad" for name in names]
+
+
+def get_qc(wildcards):
+    """The thresholds of the corpus."""
+    return CFG.qc_of(wildcards.corpus).model_dump(mode="json")

@@ -1,12 +1,17 @@
 """The graph runs whole, a second run does nothing, what is mistyped stops before any job."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+
+from scgpt_core.data.cell_list import PARTITION
 
 ROOT = Path(__file__).parents[2]
 SMOKE = ROOT / "tests/smoke/config.yaml"
@@ -95,6 +100,22 @@ def test_a_hosted_corpus_needs_no_network_to_be_planned(tmp_path: Path) -> None:
     assert_ran(done)
     assert "query_census" in done.stdout
     assert "build_census" not in done.stdout
+
+
+def test_a_plan_has_the_partitions_that_the_query_found(tmp_path: Path) -> None:
+    """The cells of whole-human are made up; how many partitions they are in is not guessed."""
+    cells = tmp_path / "results/census/whole-human/cells.parquet"
+    cells.parent.mkdir(parents=True)
+    n_partitions = 661  # 33 M cells
+    table = pa.table({PARTITION: pa.array(range(n_partitions), pa.int32())})
+    pq.write_table(table.replace_schema_metadata({"digest": "of these cells"}), cells)
+    whole_human = ("--config", "corpus=whole-human", "model=whole-human")
+    hosted = ROOT / "config/census_blood.yaml"
+    done = snakemake(tmp_path, "--dry-run", *whole_human, configfile=hosted)
+    assert_ran(done)
+    jobs = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout, re.MULTILINE))
+    assert jobs["download_partition"] == jobs["build_shard"] == str(n_partitions)
+    assert "query_census" not in jobs
 
 
 @pytest.mark.parametrize(
