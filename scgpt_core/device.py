@@ -10,6 +10,8 @@ import torch
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16"]
+EmbedPrecision = Literal["auto", "float32", "bfloat16", "int8"]
+"""Int8 is of embeddings alone: see `scgpt_core.model.int8`."""
 
 logger = logging.getLogger(__name__)
 

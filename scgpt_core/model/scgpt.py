@@ -121,7 +121,7 @@ class ScGPT(nn.Module, HubModel):
         attention_layer: int | None,
     ) -> Output:
         gene_BLD = self.gene_embedding(batch.ids_BL)
-        x_BLD = self._embed(gene_BLD, batch)
+        x_BLD = self.embed_tokens(gene_BLD, batch)
         if prompt_BD is not None:
             x_BLD = torch.cat([prompt_BD[:, None].to(x_BLD), x_BLD[:, 1:]], dim=1)
         only_cls = "gep" not in asked and self.config.cell_style == "cls"
@@ -130,8 +130,8 @@ class ScGPT(nn.Module, HubModel):
         output = Output(cell_BD, token_BLD=None if only_cls else x_BLD, attention_BHLL=maps_BHLL)
         return self._predict(output, gene_BLD, batch, asked)
 
-    def _embed(self, gene_BLD: Tensor, batch: Batch) -> Tensor:
-        """Sum what is known of each token: what enters the first layer."""
+    def embed_tokens(self, gene_BLD: Tensor, batch: Batch) -> Tensor:
+        """Sum what is known of each token, with its gene embedding: what enters the first layer."""
         if self.value_embedding is None:
             x_BLD = gene_BLD * batch.values_BL[..., None]
         elif isinstance(self.value_embedding, NormedEmbedding):

@@ -25,7 +25,8 @@ from scgpt_core.batch import Batch
 from scgpt_core.checkpoint import Checkpoint
 from scgpt_core.data.cells import Cells
 from scgpt_core.data.collate import TokenSettings, to_batch
-from scgpt_core.device import Precision, autocast, resolve_precision
+from scgpt_core.device import EmbedPrecision, autocast, resolve_precision
+from scgpt_core.model.int8 import Int8Encoder
 from scgpt_core.runs import digest, whole
 
 FloatArray = NDArray[np.float32]
@@ -46,7 +47,7 @@ def embed_blocks(
     max_tokens: int,
     batch_size: int,
     seed: int,
-    precision: Precision = "auto",
+    precision: EmbedPrecision = "auto",
     n_cells: int | None = None,
     parts: str | Path | None = None,
 ) -> Iterator[FloatArray]:
@@ -99,13 +100,15 @@ class _Embedder:
         max_tokens: int,
         batch_size: int,
         seed: int,
-        precision: Precision,
+        precision: EmbedPrecision,
         parts: Path | None,
     ) -> None:
         config = ckpt.config
         self.model = ckpt.model.eval()
         self.device = next(ckpt.model.parameters()).device
-        self.precision = resolve_precision(self.device, precision)
+        self.int8 = Int8Encoder(self.model) if precision == "int8" else None
+        wanted = "float32" if precision == "int8" else precision
+        self.precision = resolve_precision(self.device, wanted)
         self.batch_size = batch_size
         self.seed = seed
         self.parts = parts
@@ -118,7 +121,8 @@ class _Embedder:
             mask_value=config.mask_value,
             cls_value=config.pad_value,
         )
-        self.identity = digest([ckpt.digest, asdict(self.tokens), seed, str(self.precision)])
+        format_ = precision if self.int8 else str(self.precision)
+        self.identity = digest([ckpt.digest, asdict(self.tokens), seed, format_])
 
     def embed(self, blocks: Iterable[Cells], progress: "_Progress") -> Iterator[FloatArray]:
         emb_BD = np.empty((0, 0), np.float32)
@@ -167,7 +171,7 @@ class _Embedder:
         pieces, first = [], 0
         while first < len(order):
             size = self.batch_size
-            if self.device.type == "cpu":
+            if self.device.type == "cpu" and self.int8 is None:
                 size = min(size, max(_CPU_TOKENS // int(lengths_B[order[first]]), 1))
             pieces.append(order[first : first + size])
             first += size
@@ -175,8 +179,11 @@ class _Embedder:
 
     @torch.inference_mode()
     def _run(self, batch: Batch) -> FloatArray:
-        with autocast(self.device, self.precision):
-            cell_BD = self.model(batch.to(self.device), heads=()).cell_BD
+        if self.int8 is not None:
+            cell_BD = self.int8.encode(batch)
+        else:
+            with autocast(self.device, self.precision):
+                cell_BD = self.model(batch.to(self.device), heads=()).cell_BD
         emb_BD: FloatArray = F.normalize(cell_BD.float(), dim=1).cpu().numpy()
         return emb_BD
 

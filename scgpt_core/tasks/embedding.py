@@ -23,7 +23,7 @@ from scgpt_core.data.cells import Cells, cells_from_csr
 from scgpt_core.data.genes import GeneMatch, match_var
 from scgpt_core.data.identity import cell_identity
 from scgpt_core.data.qc import check_counts
-from scgpt_core.device import Precision
+from scgpt_core.device import EmbedPrecision
 from scgpt_core.keys import BATCH, EMBEDDING, LABEL, SOMA_JOINID
 from scgpt_core.model import ScGPT
 from scgpt_core.runs import run_record, whole
@@ -41,7 +41,7 @@ def embed_cells(
     max_tokens: int = 1200,
     batch_size: int = 64,
     seed: int = 0,
-    precision: Precision = "auto",
+    precision: EmbedPrecision = "auto",
     *,
     min_matched: float = 0.5,
     parts: str | Path | None = None,
@@ -66,7 +66,7 @@ def embed_cells(
     seed
         Of the samples and ties.
     precision
-        Of matrix products, see `resolve_precision`.
+        Of matrix products: see `resolve_precision`, and `scgpt_core.model.int8` for "int8".
     min_matched
         Share of the counts (of the first chunk) whose genes must be in the vocabulary.
     parts

@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import anndata as ad
@@ -18,6 +19,8 @@ from scipy.sparse import csc_matrix, csr_matrix
 from scgpt_core.checkpoint import Checkpoint, load_checkpoint
 from scgpt_core.config import EmbedSettings
 from scgpt_core.data.cells import Cells
+from scgpt_core.model import ScGPT
+from scgpt_core.model.int8 import multiplies_int8
 from scgpt_core.runs import read_json
 from scgpt_core.tasks import embedder, embedding
 from scgpt_core.tasks.embedding import embed_blocks, embed_cells, embed_dataset
@@ -104,6 +107,19 @@ def test_equal_batch_shapes_give_equal_bytes(
     order = np.random.default_rng(1).permutation(N_CELLS)
     assert np.array_equal(embed(cells[order], ckpt), reference[order])
     assert np.array_equal(embed(cells, ckpt), reference)
+
+
+@pytest.mark.skipif(not multiplies_int8(), reason="needs AVX2")
+def test_int8_is_near_and_the_same_in_any_company(cells: ad.AnnData, ckpt: Checkpoint) -> None:
+    torch.manual_seed(0)
+    config = ckpt.config.model_copy(update={"width": 64, "ffn_width": 64})
+    wide = replace(ckpt, model=ScGPT(config).eval(), config=config, digest="random")
+    exact, ours = embed(cells, wide), embed(cells, wide, precision="int8")
+    assert np.median((exact * ours).sum(1)) > 0.999
+    rows = np.random.default_rng(1).permutation(N_CELLS)[:20]
+    assert np.array_equal(embed(cells[rows], wide, precision="int8", batch_size=3), ours[rows])
+    with pytest.raises(ValueError, match="use float32"):
+        embed(cells, ckpt, precision="int8")  # heads of width 8
 
 
 @pytest.mark.parametrize("sparse", [True, False])
