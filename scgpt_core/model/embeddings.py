@@ -47,11 +47,21 @@ class ContinuousValues(nn.Module):
         D.
     dropout
         Share of the outputs dropped in training.
+    n_bins
+        Values that a new model tells apart from the start: -1, which stands at masked positions,
+        to ``n_bins - 1``.
     """
 
-    def __init__(self, width: int, dropout: float) -> None:
+    def __init__(self, width: int, dropout: float, n_bins: int) -> None:
         super().__init__()
         self.hidden = nn.Linear(1, width)
+        # As torch initialises them, all units bend within a bin of 0, and behind the LayerNorm bins
+        # 10 and 50 point the same way. Every second one bends at some greater bin instead, and is
+        # silent below it.
+        bends = torch.empty(width // 2).uniform_(0, n_bins - 1)
+        with torch.no_grad():
+            self.hidden.weight[1::2].abs_()
+            self.hidden.bias[1::2] = -self.hidden.weight[1::2, 0] * bends
         self.out = nn.Linear(width, width)
         self.out_norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)

@@ -225,7 +225,7 @@ def _given(tensor: Tensor | None, name: str) -> Tensor:
 
 def _value_embedding(config: ModelConfig) -> ContinuousValues | NormedEmbedding | None:
     if config.value_style == "continuous":
-        return ContinuousValues(config.width, config.dropout)
+        return ContinuousValues(config.width, config.dropout, config.n_bins)
     if config.value_style == "scaling":
         return None
     n_entries = max(config.n_bins, config.pad_value + 1, config.mask_value + 1)

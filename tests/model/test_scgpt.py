@@ -11,7 +11,7 @@ from torch.distributed.fsdp import fully_shard
 
 from scgpt_core.batch import Batch
 from scgpt_core.model import ModelConfig, ScGPT
-from scgpt_core.model.embeddings import DomainNorm
+from scgpt_core.model.embeddings import ContinuousValues, DomainNorm
 
 SMALL = {
     "width": 16,
@@ -216,3 +216,18 @@ def test_published_initialisation() -> None:
     assert qkv.weight.detach().std() == pytest.approx((2 / (64 + 192)) ** 0.5, rel=0.05)  # xavier
     assert not qkv.bias.any()
     assert not model.layers[0].attention.out.bias.any()
+
+
+def test_a_new_model_tells_bins_apart() -> None:
+    torch.manual_seed(0)
+    bins = torch.tensor([-1.0, 0, 1, 10, 50])
+    with torch.no_grad():
+        cosines = [
+            nn.functional.cosine_similarity(vectors[1:], vectors[:-1], dim=1)
+            for vectors in (ContinuousValues(64, 0.0, n_bins=51)(bins) for _ in range(20))
+        ]
+    masked_zero, zero_one, one_ten, ten_fifty = torch.stack(cosines).mean(0)
+    assert masked_zero < 0.9
+    assert zero_one < 0.9
+    assert one_ten < 0.9
+    assert ten_fifty < 0.95  # 0.998 with units that all bend near 0
