@@ -239,6 +239,9 @@ class PretrainSettings(Settings):
     architecture: Architecture = Architecture()
     max_tokens: Count = 1200
     """Longest sequence, `<cls>` included; genes beyond it are left out at random."""
+    gene_start: Literal["random", "coexpression"] = "random"
+    """Where a new model's gene embeddings start: random, as published, or with what principal
+    components of the corpus say of each gene."""
     n_bins: int = Field(default=51, ge=2)
     """Value bins."""
     unknown_shares: tuple[Share, ...] = (0.25, 0.5, 0.75)
@@ -312,6 +315,8 @@ class IntegrationSettings(Settings):
     """Weight of DAR in the loss; 0: no DAR."""
     domain_batch_norm: bool = True
     """Domain-specific batch norm."""
+    inherit: Literal["all", "genes"] = "all"
+    """What a fit takes from a model folder: all weights that fit, or the gene embedding alone."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
     """Dropout in fine-tuning; null: the model's own."""
     epochs: Count = 15

@@ -133,7 +133,8 @@ def make_model(
     Parameters
     ----------
     init
-        "pretrained": what fits is inherited, and the log lists what is not; "random": nothing is.
+        "pretrained": `settings.inherit` is inherited, and the log lists what does not fit;
+        "random": nothing is.
     seed
         Of the weights that start anew.
     """
@@ -150,10 +151,13 @@ def make_model(
     if settings.dropout is not None:
         changes["dropout"] = settings.dropout
     torch.manual_seed(seed)
-    if init == "pretrained":
+    if init == "pretrained" and settings.inherit == "all":
         return adapt_model(ckpt, changes, fresh=FRESH)[0]
     config = ModelConfig.model_validate(ckpt.config.model_dump() | changes)
-    return ScGPT(config, ckpt.model.attention).to(next(ckpt.model.parameters()).device)
+    model = ScGPT(config, ckpt.model.attention)
+    if init == "pretrained":
+        model.gene_embedding.load_state_dict(ckpt.model.gene_embedding.state_dict())
+    return model.to(next(ckpt.model.parameters()).device)
 
 
 def fit(
@@ -321,10 +325,10 @@ def integrate_dataset(
         join_world(settings.trainer.device) as world,
         run_record(output_folder / "run.json", described) as run,
     ):
-        if world.device.type == "cpu":
-            torch.set_num_threads(threads)
         ckpt = load_checkpoint(model_folder, world.device.type, settings.trainer.attention)
         prepared = prepare(adata, ckpt.vocab, settings, seed=seed)
+        if world.device.type == "cpu":  # not before: the choice of genes by numba sets them anew
+            torch.set_num_threads(threads)
         model = make_model(ckpt, prepared, settings, init=init, seed=seed)
         identity = {"dataset": sha256(dataset), "model": ckpt.digest, "init": init}
         result = fit(

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from scgpt_core.checkpoint import Checkpoint, load_checkpoint
 from scgpt_core.config import ModelConfig, PretrainSettings
 from scgpt_core.data.genes import match_genes
+from scgpt_core.data.shards import Corpus
 from scgpt_core.data.vocab import Vocabulary
 from scgpt_core.keys import SPECIAL_TOKENS
 from scgpt_core.model import ScGPT
 from scgpt_core.model.weights import load_weights
+from scgpt_core.train.coexpression import start_from_coexpression
 
 _LEAST_KNOWN = 0.5
 """Share of the corpus's genes that the model to go on from must know."""
@@ -26,14 +28,14 @@ logger = logging.getLogger(__name__)
 
 
 def make_model(
-    vocab: Vocabulary, settings: PretrainSettings, *, seed: int, init_from: Path | None
+    corpus: Corpus, settings: PretrainSettings, *, seed: int, init_from: Path | None
 ) -> tuple[ScGPT, str | None]:
     """Make the model to train, on the CPU, and the digest of what its weights come from.
 
     Parameters
     ----------
-    vocab
-        Of the corpus.
+    corpus
+        To train on: its vocabulary is the model's.
     seed
         Of new weights.
     init_from
@@ -46,6 +48,7 @@ def make_model(
         Where `init_from` has other bins than this run, or knows too few of the corpus's genes.
     """
     torch.manual_seed(seed)
+    vocab = corpus.vocab
     tokens: dict[str, Any] = {
         "n_tokens": vocab.n_tokens,
         "pad_id": vocab.pad_id,
@@ -61,6 +64,8 @@ def make_model(
         model = ScGPT(config, attention=settings.trainer.attention)
         # Bins are about uniform: from their mean on, the first steps learn genes, not an offset.
         nn.init.constant_(model.get_parameter("gep_head.value.4.bias"), config.n_bins / 2)
+        if settings.gene_start == "coexpression":
+            start_from_coexpression(model.gene_embedding.table.weight, corpus, seed=seed)
         return model, None
     ckpt = load_checkpoint(init_from, device="cpu", attention=settings.trainer.attention)
     if ckpt.config.n_bins != settings.n_bins:
@@ -69,7 +74,10 @@ def make_model(
             "pretrain.n_bins to those of the model"
         )
         raise ValueError(message)
-    logger.info("weights and size are those of %s, whatever pretrain.architecture says", init_from)
+    logger.info(
+        "weights and size are those of %s, whatever pretrain.architecture and gene_start say",
+        init_from,
+    )
     changes = {
         "n_classes": None,
         "dar": False,

@@ -85,7 +85,7 @@ def pretrain(
         if world.device.type == "cpu":
             torch.set_num_threads(threads)
         corpus = open_corpus(corpus_folder, split="train")
-        model, origin = make_model(corpus.vocab, settings, seed=seed, init_from=init_from)
+        model, origin = make_model(corpus, settings, seed=seed, init_from=init_from)
         model.to(world.device)
         objective = Pretraining(
             cell_prompt_after=settings.cell_prompt_after,
@@ -123,6 +123,7 @@ def pretrain(
                 "model": model.config.model_dump(mode="json"),
                 "tokens": dataclasses.asdict(tokens),
                 "cell_prompt_after": settings.cell_prompt_after,
+                "gene_start": settings.gene_start,
                 "balance": settings.balance_by and [settings.balance_by, settings.balance_strength],
             },
             evaluate=functools.partial(_errors, samples, settings, objective, world),

@@ -119,21 +119,25 @@ def test_user_mistakes_are_named(adata: ad.AnnData, model_folder: Path) -> None:
         integration.prepare(adata, vocab, strict, seed=0)
 
 
-@pytest.mark.parametrize("init", ["pretrained", "random"])
+@pytest.mark.parametrize(
+    ("init", "inherit"), [("pretrained", "all"), ("pretrained", "genes"), ("random", "all")]
+)
 def test_weights_that_fit_are_inherited(
-    init: integration.Init, adata: ad.AnnData, model_folder: Path
+    init: integration.Init, inherit: str, adata: ad.AnnData, model_folder: Path
 ) -> None:
     ckpt = load_checkpoint(model_folder, "cpu")
-    prepared = integration.prepare(adata, ckpt.vocab, SETTINGS, seed=0)
-    model = integration.make_model(ckpt, prepared, SETTINGS, init=init, seed=0)
+    settings = SETTINGS.model_copy(update={"inherit": inherit})
+    prepared = integration.prepare(adata, ckpt.vocab, settings, seed=0)
+    model = integration.make_model(ckpt, prepared, settings, init=init, seed=0)
     assert model.config.n_batches == 3
     assert model.heads == {"gep", "gepc", "dar"}
     theirs, ours = ckpt.model.state_dict(), model.state_dict()
     inherited = {name for name in theirs if torch.equal(theirs[name], ours[name])}
+    genes = {"gene_embedding.table.weight"}
     matrices = {name for name in theirs if name.startswith("layers.") and theirs[name].ndim > 1}
-    encoder = {"gene_embedding.table.weight"} | matrices
-    assert len(encoder) == 9
-    assert encoder <= inherited if init == "pretrained" else not encoder & inherited
+    assert len(matrices) == 8
+    expected = matrices | genes if inherit == "all" else genes
+    assert inherited & (matrices | genes) == (expected if init == "pretrained" else set())
 
 
 def test_fine_tuning_learns_and_writes_what_the_benchmark_reads(
