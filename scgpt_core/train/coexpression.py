@@ -65,8 +65,9 @@ def gene_loadings(corpus: Corpus, n_components: int, *, seed: int) -> Tensor:
         scores_NK = x_NT @ basis_TK - mean_T @ basis_TK
         basis_TK = torch.linalg.qr(x_TN @ scores_NK - mean_T[:, None] * scores_NK.sum(0)).Q
     components_NK = torch.linalg.svd(x_NT @ basis_TK - mean_T @ basis_TK, full_matrices=False).U
-    loadings_TK: Tensor = x_TN @ components_NK - mean_T[:, None] * components_NK.sum(0)
-    return loadings_TK / x_NT.shape[0] ** 0.5
+    loadings_TK = x_TN @ components_NK - mean_T[:, None] * components_NK.sum(0)
+    correlations_TK: Tensor = loadings_TK / x_NT.shape[0] ** 0.5
+    return correlations_TK
 
 
 def _standardise(corpus: Corpus, seed: int) -> tuple[Tensor, Tensor]:
