@@ -1,5 +1,10 @@
-# The reference: embeddings of its corpora, shard by shard, their index, and data sets mapped onto it.
+# The reference: embeddings of its corpora and data sets, their index, and data sets mapped onto it.
 include: "helpers/index.smk"
+
+
+INDEX_SETTINGS = CFG.index.model_dump(
+    mode="json", exclude={"mapping", "queries", "reference", "combine"}
+)
 
 
 # Finished blocks lie beside the output until it is whole: a killed job goes on from them.
@@ -29,19 +34,47 @@ rule embed_corpus:
         "../workflow_scripts/embed_corpus.py"
 
 
+rule embed_reference:
+    input:
+        dataset="results/datasets/{dataset}.h5ad",
+        model=get_model_files(),
+    output:
+        "results/index/{model}/{dataset}/embeddings/shard_0.arrow",
+    log:
+        "results/logs/index/embed_reference_{model}_{dataset}.log",
+    benchmark:
+        "results/benchmarks/index/embed_reference_{model}_{dataset}.tsv"
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 8
+    resources:
+        mem_mb=get_mem_mb(8000),
+        runtime=get_runtime(240),
+        gpu=int(CFG.embed.device == "cuda"),
+    params:
+        model_folder=get_model_folder,
+        settings=CFG.embed.model_dump(mode="json"),
+        seed=CFG.seed,
+    script:
+        "../workflow_scripts/embed_reference.py"
+
+
 # What is added already lies in results/state, which is no output: Snakemake deletes outputs before a retry.
 rule build_index:
     input:
         embeddings=get_embeddings,
+        like=get_like,
     output:
-        index="results/index/{model}/{corpus}/index.faiss",
-        labels="results/index/{model}/{corpus}/labels.arrow",
-        sample="results/index/{model}/{corpus}/sample.arrow",
-        manifest="results/index/{model}/{corpus}/manifest.json",
+        manifest="results/index/{model}/{reference}/manifest.json",
+        index="results/index/{model}/{reference}/index.faiss",
+        labels="results/index/{model}/{reference}/labels.arrow",
+        sample="results/index/{model}/{reference}/sample.arrow",
     log:
-        "results/logs/index/build_index_{model}_{corpus}.log",
+        "results/logs/index/build_index_{model}_{reference}.log",
     benchmark:
-        "results/benchmarks/index/build_index_{model}_{corpus}.tsv"
+        "results/benchmarks/index/build_index_{model}_{reference}.tsv"
+    wildcard_constraints:
+        reference=get_reference_names("build"),
     conda:
         "../envs/pipeline.yaml"
     threads: 16
@@ -49,35 +82,86 @@ rule build_index:
         mem_mb=get_mem_mb(8000),
         runtime=get_runtime(720),
     params:
-        settings=CFG.index.model_dump(
-            mode="json", exclude={"mapping", "queries", "join"}
-        ),
+        settings=INDEX_SETTINGS,
         seed=CFG.seed,
-        state="results/state/index/{model}/{corpus}",
+        state="results/state/index/{model}/{reference}",
     script:
         "../workflow_scripts/build_index.py"
+
+
+rule update_index:
+    input:
+        embeddings=get_embeddings,
+        index=get_first,
+    output:
+        manifest="results/index/{model}/{reference}/manifest.json",
+        index="results/index/{model}/{reference}/index.faiss",
+        labels="results/index/{model}/{reference}/labels.arrow",
+        sample="results/index/{model}/{reference}/sample.arrow",
+    log:
+        "results/logs/index/update_index_{model}_{reference}.log",
+    benchmark:
+        "results/benchmarks/index/update_index_{model}_{reference}.tsv"
+    wildcard_constraints:
+        reference=get_reference_names("update"),
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 16
+    resources:
+        mem_mb=get_mem_mb(8000),
+        runtime=get_runtime(720),
+    params:
+        settings=INDEX_SETTINGS,
+        seed=CFG.seed,
+        state="results/state/index/{model}/{reference}",
+    script:
+        "../workflow_scripts/update_index.py"
+
+
+rule merge_indexes:
+    input:
+        embeddings=get_embeddings,
+        indexes=get_parts,
+    output:
+        manifest="results/index/{model}/{reference}/manifest.json",
+        index="results/index/{model}/{reference}/index.faiss",
+        labels="results/index/{model}/{reference}/labels.arrow",
+        sample="results/index/{model}/{reference}/sample.arrow",
+    log:
+        "results/logs/index/merge_indexes_{model}_{reference}.log",
+    benchmark:
+        "results/benchmarks/index/merge_indexes_{model}_{reference}.tsv"
+    wildcard_constraints:
+        reference=get_reference_names("merge"),
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 16
+    resources:
+        mem_mb=get_mem_mb(8000),
+        runtime=get_runtime(720),
+    params:
+        settings=INDEX_SETTINGS,
+        seed=CFG.seed,
+        state="results/state/index/{model}/{reference}",
+    script:
+        "../workflow_scripts/merge_indexes.py"
 
 
 rule map_query:
     input:
         dataset="results/datasets/{dataset}.h5ad",
-        index=rules.build_index.output.manifest,
-        files=[
-            rules.build_index.output.index,
-            rules.build_index.output.labels,
-            rules.build_index.output.sample,
-        ],
+        index=get_index_files("{reference}"),
         model=get_model_files(),
-        corpora=get_corpora,
+        sources=get_sources,
         ontology=get_path("resources/cell_ontology.tsv"),
     output:
-        mapping="results/index/{model}/{corpus}/map/{dataset}/mapping.parquet",
-        embedding="results/index/{model}/{corpus}/map/{dataset}/embedding.h5ad",
-        run="results/index/{model}/{corpus}/map/{dataset}/run.json",
+        mapping="results/index/{model}/{reference}/map/{dataset}/mapping.parquet",
+        embedding="results/index/{model}/{reference}/map/{dataset}/embedding.h5ad",
+        run="results/index/{model}/{reference}/map/{dataset}/run.json",
     log:
-        "results/logs/index/map_query_{model}_{corpus}_{dataset}.log",
+        "results/logs/index/map_query_{model}_{reference}_{dataset}.log",
     benchmark:
-        "results/benchmarks/index/map_query_{model}_{corpus}_{dataset}.tsv"
+        "results/benchmarks/index/map_query_{model}_{reference}_{dataset}.tsv"
     conda:
         "../envs/pipeline.yaml"
     threads: 8

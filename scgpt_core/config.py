@@ -372,8 +372,9 @@ class MappingSettings(Settings):
     """Queries farther away than this quantile of the reference's own neighbours are novel."""
     baseline_cells: Count = 20_000
     """Labelled reference cells that the baselines learn from, at most."""
-    report_columns: tuple[str, ...] = ("cell_type", "tissue_general", "disease", "donor_id")
-    """obs columns of the neighbours that stand beside the predictions."""
+    report_columns: tuple[str, ...] | None = None
+    """obs columns of the neighbours that stand beside the predictions; null: of cell_type,
+    tissue_general, disease and donor_id those that the reference has."""
 
 
 class IndexSettings(Settings):
@@ -389,8 +390,13 @@ class IndexSettings(Settings):
     """Reference cells, drawn at random, that confidence and novelty are measured on, at most."""
     recall_queries: Count = 1000
     """How many of them are searched exactly to measure recall, at most."""
-    join: tuple[Name, ...] = ()
-    """Corpora whose cells join the reference beside `corpus`: more cells, or your own."""
+    reference: tuple[Name, ...] = ()
+    """What data sets are mapped onto, rows of corpora.tsv or (your own, with labels) of
+    datasets.tsv; empty: `corpus`."""
+    combine: Literal["build", "update", "merge"] = "build"
+    """How several become one reference. build: an index is trained on all of them; update: cells
+    are added to the index of the first; merge: each gets an index with the lists and codes of the
+    first, and these are merged."""
     queries: tuple[Name, ...] = ()
     """Data sets to map."""
     mapping: MappingSettings = MappingSettings()
@@ -527,6 +533,8 @@ class DatasetRow(Settings):
     """obs column of the cell type; empty: all are unknown."""
     obs_filter: str | None = None
     """pandas query on obs that keeps cells, as `demuxlet_cls == "SNG"`."""
+    obs_columns: Annotated[tuple[str, ...], BeforeValidator(_split)] = ()
+    """More obs columns to keep, text, for a data set that is a reference (names without blanks)."""
     parts: Annotated[tuple[Name, ...], BeforeValidator(_split)] = ()
     """Instead of a path: rows whose cells are merged over their common genes, each a batch."""
     description: str = ""
@@ -637,7 +645,7 @@ def load_config(config: Mapping[str, Any], root: Path) -> tuple[Config, Tables]:
             [part for row in tables.datasets.values() for part in row.parts],
             tables.datasets,
         ),
-        ("index.join", cfg.index.join, tables.corpora),
+        ("index.reference", cfg.index.reference, {**tables.corpora, **tables.datasets}),
         ("generation.datasets", cfg.generation.datasets, tables.datasets),
         ("index.queries", cfg.index.queries, tables.datasets),
         ("benchmark.integration", cfg.benchmark.integration, tables.datasets),
@@ -650,6 +658,13 @@ def load_config(config: Mapping[str, Any], root: Path) -> tuple[Config, Tables]:
         ),
     ):
         _check_names(key, found, allowed)
+    twice = sorted({*cfg.index.reference} & {*tables.corpora} & {*tables.datasets})
+    if twice:
+        message = (
+            f"config: index.reference: {', '.join(twice)} is both in {cfg.corpora} and in "
+            f"{cfg.datasets}: rename one"
+        )
+        raise ValueError(message)
     return cfg, tables
 
 

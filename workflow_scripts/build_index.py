@@ -1,4 +1,4 @@
-"""Index the corpus's embeddings and measure the index."""
+"""Index the embeddings of the reference and measure the index."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +11,7 @@ from scgpt_core.runs import start_logging
 
 def main(
     embeddings: Sequence[str],
+    like: Sequence[str],
     manifest: str,
     *,
     settings: Mapping[str, Any],
@@ -25,12 +26,14 @@ def main(
         seed=seed,
         threads=threads,
         state_folder=state,
+        like=Path(like[0]).parent if like else None,
     )
 
 
 start_logging(snakemake.log[0])
 main(
     snakemake.input.embeddings,
+    snakemake.input.like,
     snakemake.output.manifest,
     threads=snakemake.threads,
     **snakemake.params,

@@ -1,4 +1,4 @@
-"""Map a data set onto the corpus: labels, confidence, novelty, and scores beside baselines."""
+"""Map a data set onto the reference: labels, confidence, novelty, and scores beside baselines."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +13,8 @@ def main(inputs: Mapping[str, Any], output: str, params: Mapping[str, Any], thre
     map_dataset(
         inputs["dataset"],
         params["model_folder"],
-        Path(inputs["index"]).parent,
-        [Path(manifest).parent for manifest in inputs["corpora"]],
+        Path(inputs["index"][0]).parent,
+        inputs["sources"],
         Path(output).parent,
         settings=MappingSettings.model_validate(params["settings"]),
         embed=EmbedSettings.model_validate(params["embed"]),

@@ -1,23 +1,63 @@
 # What the rules of the stage index ask: names, files and settings, by wildcards.
 from types import SimpleNamespace
 
+SOURCES = CFG.index.reference or (CFG.corpus,)
+"""What the reference is made of: corpora, and data sets of one's own."""
+REFERENCE = "+".join(SOURCES)
 
-def get_joined(wildcards):
-    """The corpora of the reference: the one that it is named after, and those that join it."""
-    return list(dict.fromkeys([wildcards.corpus, *CFG.index.join]))
+
+def get_reference_names(*ways):
+    """Names of references that are combined in one of these ways, as a regular expression."""
+    one = "|".join(SOURCES)
+    several = rf"({one})(\+({one}))+" if CFG.index.combine in ways else get_names(())
+    return f"{one}|{several}" if "build" in ways else several
 
 
 def get_embeddings(wildcards):
-    """Embeddings of all shards, in the order of the reference's cells."""
+    """Embeddings of the reference's cells, in their order."""
     return [
-        f"results/index/{wildcards.model}/{corpus}/embeddings/shard_{i}.arrow"
-        for corpus in get_joined(wildcards)
-        for i in get_partitions(SimpleNamespace(corpus=corpus))
+        f"results/index/{wildcards.model}/{source}/embeddings/shard_{i}.arrow"
+        for source in wildcards.reference.split("+")
+        for i in (
+            get_partitions(SimpleNamespace(corpus=source))
+            if source in TABLES.corpora
+            else [0]
+        )
     ]
 
 
-def get_corpora(wildcards):
-    """Manifests of the corpora of the reference."""
+def get_sources(wildcards):
+    """Counts and labels of the reference's cells: of corpora and of data sets."""
     return [
-        f"results/shards/{corpus}/manifest.json" for corpus in get_joined(wildcards)
+        (
+            f"results/shards/{source}/manifest.json"
+            if source in TABLES.corpora
+            else f"results/datasets/{source}.h5ad"
+        )
+        for source in wildcards.reference.split("+")
     ]
+
+
+def get_index_files(reference, model="{model}"):
+    """What a reference consists of, its manifest first."""
+    return [
+        f"results/index/{model}/{reference}/{file}"
+        for file in ("manifest.json", "index.faiss", "labels.arrow", "sample.arrow")
+    ]
+
+
+def get_like(wildcards):
+    """The index whose lists and codes are taken, where indexes are to be merged."""
+    like = CFG.index.combine == "merge" and wildcards.reference != SOURCES[0]
+    return get_index_files(SOURCES[0], wildcards.model) if like else []
+
+
+def get_first(wildcards):
+    """The index that the cells of the last source are added to."""
+    return get_index_files(wildcards.reference.rpartition("+")[0], wildcards.model)
+
+
+def get_parts(wildcards):
+    """The indexes that are merged."""
+    parts = wildcards.reference.split("+")
+    return [file for part in parts for file in get_index_files(part, wildcards.model)]

@@ -46,12 +46,12 @@ def get_page_artefacts(wildcards):
         },
         "mapping": {
             "mappings": expand(
-                "results/index/{model}/{corpus}/map/{dataset}/mapping.parquet",
+                "results/index/{model}/{reference}/map/{dataset}/mapping.parquet",
                 model=CFG.model,
-                corpus=CFG.corpus,
+                reference=REFERENCE,
                 dataset=CFG.index.queries,
             ),
-            "index": f"results/index/{CFG.model}/{CFG.corpus}/manifest.json",
+            "index": f"results/index/{CFG.model}/{REFERENCE}/manifest.json",
             "overlap": overlap,
         },
         "generation": {

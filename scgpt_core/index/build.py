@@ -3,6 +3,7 @@
 Shapes: N cells of the reference, Q sampled cells, K neighbours, D width.
 """
 
+import hashlib
 import logging
 import time
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from scgpt_core.index.description import (
 )
 from scgpt_core.index.embeddings import Embeddings
 from scgpt_core.index.labels import write_labels
+from scgpt_core.index.merge import empty_like, merge_references
 from scgpt_core.index.neighbours import (
     SCAN_CELLS,
     drop_self,
@@ -33,7 +35,7 @@ from scgpt_core.index.neighbours import (
 )
 from scgpt_core.index.reference import FILES
 from scgpt_core.index.sample import Sample, write_sample
-from scgpt_core.runs import digest, environment, sha256, whole, write_json
+from scgpt_core.runs import digest, environment, read_json, sha256, whole, write_json
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,8 @@ def build_index(
     threads: int = 1,
     state_folder: str | Path | None = None,
     save_seconds: float = 600,
+    indexed: Sequence[str | Path] = (),
+    like: str | Path | None = None,
 ) -> dict[str, Any]:
     """Index the embeddings of a corpus, measure the index, and return its manifest.
 
@@ -73,30 +77,39 @@ def build_index(
         Where unfinished work is kept, for a later run to resume; removed at the end.
     save_seconds
         Seconds between two states.
+    indexed
+        References whose cells are the first ones, in this order: their indexes are merged, cells
+        after them are added, and nothing is trained. Several must have the same lists and codes.
+    like
+        Reference whose lists and codes are taken instead of trained, so that both can be merged.
 
     Raises
     ------
     ValueError
-        Where embeddings are broken or do not belong together, or recall@10 is below
-        `settings.min_recall`.
+        Where embeddings are broken or do not belong together, recall@10 is below
+        `settings.min_recall`, or indexed cells are other ones or cannot be merged.
     """
     folder = Path(folder)
     embeddings = Embeddings(embedding_files)
     faiss.omp_set_num_threads(threads)
-    description = choose_description(settings.description, embeddings.n_cells, embeddings.width)
-    plan = digest([embeddings.digest, description, settings.sample_cells, seed])
+    bases = [Path(base) for base in [*indexed, *([like] if like else [])]]
+    manifests = [read_json(base / "manifest.json") for base in bases]
+    description = (
+        manifests[0]["description"]
+        if manifests
+        else choose_description(settings.description, embeddings.n_cells, embeddings.width)
+    )
+    plan = digest([embeddings.digest, description, settings.sample_cells, seed, manifests])
     state = None if state_folder is None else Path(state_folder) / f"{plan}.faiss"
 
     sample, queries, train_N = _draw(embeddings, settings, seed)
     index = _open_state(state)
-    if index is None:
-        index = make_index(description, embeddings.width)
-        train_N = np.sort(train_N[: n_train_cells(index, embeddings.n_cells)])
-        if len(train_N):
-            log.info(
-                "%s: training on %d cells of %d", description, len(train_N), embeddings.n_cells
-            )
-            train_index(index, embeddings.rows(train_N), seed=seed, threads=threads)
+    if index is None and indexed:
+        index = merge_references(indexed, embeddings)
+    elif index is None and like:
+        index = empty_like(like, embeddings)
+    elif index is None:
+        index = _train(description, embeddings, train_N, seed=seed, threads=threads)
     _add(index, embeddings, state, save_seconds=save_seconds)
     set_nprobe(index, settings.nprobe)
 
@@ -114,6 +127,7 @@ def build_index(
         "schema": _SCHEMA,
         **embeddings.origin,
         "description": description,
+        "trained": _trained(index),
         "nprobe": settings.nprobe,
         "seed": seed,
         "n_cells": embeddings.n_cells,
@@ -130,6 +144,30 @@ def build_index(
     if state is not None:
         state.unlink(missing_ok=True)
     return manifest
+
+
+def _train(
+    description: str,
+    embeddings: Embeddings,
+    order_N: NDArray[np.int64],
+    *,
+    seed: int,
+    threads: int,
+) -> Any:
+    """Empty index, trained on the first rows of an order."""
+    index = make_index(description, embeddings.width)
+    rows_N = np.sort(order_N[: n_train_cells(index, embeddings.n_cells)])
+    if len(rows_N):
+        log.info("%s: training on %d cells of %d", description, len(rows_N), embeddings.n_cells)
+        train_index(index, embeddings.rows(rows_N), seed=seed, threads=threads)
+    return index
+
+
+def _trained(index: Any) -> str:
+    """Digest of lists and codes, equal where indexes can be merged; takes the cells out."""
+    index.reset()
+    set_nprobe(index, 1)
+    return hashlib.sha256(faiss.serialize_index(index)).hexdigest()
 
 
 def _draw(

@@ -1,31 +1,48 @@
-"""Cells of corpora for a reference: embedded shard by shard, and counts for the baselines.
+"""Cells of which a reference is made: of corpora, and of data sets of one's own.
 
 A corpus may have another vocabulary than the model: its tokens are then matched by gene.
+
+Shapes: N cells.
 """
 
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
+import anndata as ad
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
-from scgpt_core.checkpoint import load_checkpoint
+from scgpt_core.checkpoint import Checkpoint, load_checkpoint
 from scgpt_core.config import EmbedSettings
 from scgpt_core.data.cells import Cells, cells_from_csr
-from scgpt_core.data.genes import match_genes
+from scgpt_core.data.genes import match_genes, match_var
+from scgpt_core.data.identity import cell_identity
 from scgpt_core.data.shards import OBS_COLUMNS, Corpus, open_corpus
 from scgpt_core.data.vocab import Vocabulary
 from scgpt_core.index.embeddings import write_embeddings
-from scgpt_core.keys import SOMA_JOINID, UNKNOWN
-from scgpt_core.runs import sha256
+from scgpt_core.keys import BATCH, DATASET_ID, SOMA_JOINID, UNKNOWN
+from scgpt_core.runs import digest, sha256
+from scgpt_core.tasks.datasets import SOURCE_SHA256
 from scgpt_core.tasks.embedder import embed_blocks
 from scgpt_core.tasks.embedding import CHUNK_CELLS
 
 
-class CellReader:
-    """Reads cells of a corpus by the token ids of a vocabulary.
+class Source(Protocol):
+    """Where cells of a reference are from."""
+
+    def read(self, rows: NDArray[np.int64]) -> Cells:
+        """Give the counts of these cells, by the model's token ids; rows ascend."""
+
+    def column(self, name: str) -> NDArray[np.str_]:
+        """Values of an obs column for all cells; ValueError where there is none."""
+
+
+class CorpusCells:
+    """Cells of a sealed corpus.
 
     Parameters
     ----------
@@ -51,13 +68,80 @@ class CellReader:
             self._ids = match.ids
 
     def read(self, rows: NDArray[np.int64]) -> Cells:
-        """Cells of these rows."""
+        """Give the counts of these cells, by the model's token ids."""
         cells = self._corpus.cells(rows)
         if self._ids is None:
             return cells
         return cells_from_csr(
             cells.indptr, cells.genes, cells.counts, token_ids=self._ids, cell_ids=cells.cell_ids
         )
+
+    def column(self, name: str) -> NDArray[np.str_]:
+        """Values of an obs column for all cells."""
+        return np.array(self._corpus.obs(name).to_pylist(), dtype=str)
+
+
+class DatasetCells:
+    """Cells of a prepared data set, read as they are asked for.
+
+    In the reference each of its batches is a data set (`DATASET_ID`), and a cell's `SOMA_JOINID` is
+    made of its name (`cell_identity`).
+
+    Parameters
+    ----------
+    path
+        h5ad of `prepare_dataset`.
+    vocab
+        Of the model.
+    min_matched
+        Share of the counts whose genes must be in the vocabulary.
+
+    Raises
+    ------
+    ValueError
+        Where too few genes match.
+    """
+
+    def __init__(self, path: Path, vocab: Vocabulary, *, min_matched: float = 0) -> None:
+        self._adata = ad.read_h5ad(path, backed="r")
+        match = match_var(self._adata.var, vocab)
+        some_BG = csr_matrix(self._adata.X[:CHUNK_CELLS])
+        match.require(min_matched, np.asarray(some_BG.sum(axis=0)).ravel(), source=str(path))
+        self._ids = match.ids
+        self.cell_ids = cell_identity(self._adata.obs_names.to_numpy())
+
+    @property
+    def digest(self) -> str:
+        """Of the source file and of which of its cells were taken."""
+        return digest([self._adata.uns[SOURCE_SHA256], self.cell_ids.tolist()])
+
+    def read(self, rows: NDArray[np.int64]) -> Cells:
+        """Give the counts of these cells, by the model's token ids."""
+        counts_BG = csr_matrix(self._adata.X[rows])
+        return cells_from_csr(
+            counts_BG.indptr,
+            counts_BG.indices,
+            counts_BG.data,
+            token_ids=self._ids,
+            cell_ids=self.cell_ids[rows],
+        )
+
+    def column(self, name: str) -> NDArray[np.str_]:
+        """Values of an obs column for all cells."""
+        return np.array(self.obs()[name].to_pylist(), dtype=str)
+
+    def obs(self) -> pa.Table:
+        """Give what the reference keeps of the cells: all obs columns."""
+        columns = self._adata.obs.rename(columns={BATCH: DATASET_ID}).astype(str)
+        return pa.table({SOMA_JOINID: self.cell_ids, **columns})
+
+
+def open_source(path: str | Path, vocab: Vocabulary) -> Source:
+    """Open the manifest of a sealed corpus, or the h5ad of a prepared data set."""
+    path = Path(path)
+    if path.suffix == ".h5ad":
+        return DatasetCells(path, vocab)
+    return CorpusCells(open_corpus(path.parent, verify=False), vocab)
 
 
 def embed_shard(
@@ -88,11 +172,56 @@ def embed_shard(
     ValueError
         Where the shard is not as it was sealed, or too few of its genes are in the vocabulary.
     """
-    shard, parts = Path(shard), Path(output).with_suffix(".parts")
+    shard = Path(shard)
     corpus = open_corpus(shard.parent, verify=False)
-    ckpt = load_checkpoint(model_folder, settings.device)
     rows_N = _rows_of_shard(corpus, shard)
-    cells = CellReader(corpus, ckpt.vocab, min_matched=settings.min_matched)
+    ckpt = load_checkpoint(model_folder, settings.device)
+    cells = CorpusCells(corpus, ckpt.vocab, min_matched=settings.min_matched)
+    obs = pa.ipc.open_file(pa.memory_map(str(shard))).read_all().select([SOMA_JOINID, *OBS_COLUMNS])
+    digest_of = corpus.manifest["digest"]
+    _embed(cells, rows_N, obs, digest_of, Path(output), ckpt=ckpt, settings=settings, seed=seed)
+
+
+def embed_reference(
+    dataset: str | Path,
+    model_folder: str | Path,
+    output: str | Path,
+    *,
+    settings: EmbedSettings,
+    seed: int,
+) -> None:
+    """Embed the cells of a prepared data set for a reference, as `embed_shard` those of a corpus.
+
+    Parameters
+    ----------
+    dataset
+        h5ad of `prepare_dataset`.
+    model_folder, output, settings, seed
+        As for `embed_shard`.
+
+    Raises
+    ------
+    ValueError
+        Where too few of its genes are in the vocabulary.
+    """
+    ckpt = load_checkpoint(model_folder, settings.device)
+    cells = DatasetCells(Path(dataset), ckpt.vocab, min_matched=settings.min_matched)
+    obs, rows_N = cells.obs(), np.arange(len(cells.cell_ids))
+    _embed(cells, rows_N, obs, cells.digest, Path(output), ckpt=ckpt, settings=settings, seed=seed)
+
+
+def _embed(
+    cells: Source,
+    rows_N: NDArray[np.int64],
+    obs: pa.Table,
+    corpus: str,
+    output: Path,
+    *,
+    ckpt: Checkpoint,
+    settings: EmbedSettings,
+    seed: int,
+) -> None:
+    parts = output.with_suffix(".parts")
     embedded = embed_blocks(
         map(cells.read, np.split(rows_N, range(CHUNK_CELLS, len(rows_N), CHUNK_CELLS))),
         ckpt,
@@ -103,13 +232,12 @@ def embed_shard(
         n_cells=len(rows_N),
         parts=parts,
     )
-    obs = pa.ipc.open_file(pa.memory_map(str(shard))).read_all()
     origin = {
         "model": ckpt.digest,
-        "corpus": corpus.manifest["digest"],
+        "corpus": corpus,
         "settings": {"max_tokens": settings.max_tokens, "seed": seed},
     }
-    write_embeddings(output, obs.select([SOMA_JOINID, *OBS_COLUMNS]), embedded, origin=origin)
+    write_embeddings(output, obs, embedded, origin=origin)
     shutil.rmtree(parts, ignore_errors=True)
 
 
@@ -127,16 +255,14 @@ def _rows_of_shard(corpus: Corpus, shard: Path) -> NDArray[np.int64]:
 
 
 def sample_labelled(
-    corpora: Sequence[Corpus], vocab: Vocabulary, column: str, *, n_cells: int, seed: int
+    sources: Sequence[Source], column: str, *, n_cells: int, seed: int
 ) -> tuple[Cells, NDArray[np.str_]]:
-    """Draw labelled cells of corpora at random, with their labels.
+    """Draw labelled cells at random, with their labels.
 
     Parameters
     ----------
-    corpora
-        As `open_corpus` gives them.
-    vocab
-        Whose token ids the cells get.
+    sources
+        As `open_source` gives them.
     column
         obs column of the label.
     n_cells
@@ -144,14 +270,14 @@ def sample_labelled(
     seed
         Of the draw.
     """
-    labels = [np.array(corpus.obs(column).to_pylist(), dtype=str) for corpus in corpora]
+    labels = [source.column(column) for source in sources]
     label_N = np.concatenate(labels)
     drawn_N = np.random.default_rng(seed).permutation(np.flatnonzero(label_N != UNKNOWN))[:n_cells]
     drawn_N.sort()
     starts = np.cumsum([0, *map(len, labels)])
     parts = [
-        CellReader(corpus, vocab).read(drawn_N[(drawn_N >= first) & (drawn_N < last)] - first)
-        for corpus, first, last in zip(corpora, starts[:-1], starts[1:], strict=True)
+        source.read(drawn_N[(drawn_N >= first) & (drawn_N < last)] - first)
+        for source, first, last in zip(sources, starts[:-1], starts[1:], strict=True)
     ]
     lengths = np.concatenate([np.diff(part.indptr) for part in parts])
     cells = Cells(

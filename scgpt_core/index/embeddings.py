@@ -102,6 +102,8 @@ def _encode(column: pa.ChunkedArray) -> pa.Array:
 class Embeddings:
     """All embeddings of a reference, in one order, without reading them.
 
+    Of the obs columns those are there that all files have.
+
     Parameters
     ----------
     paths
@@ -120,27 +122,28 @@ class Embeddings:
         self.paths = [Path(path) for path in paths]
         self._batches: list[pa.RecordBatch] = []
         self._file_of_batch: list[Path] = []
-        self.origin: dict[str, Any] = {}
-        first: pa.Schema | None = None
-        corpora: list[str] = []
+        origins: list[dict[str, Any]] = []
+        n_cells_of: dict[str, int] = {}
         for path in self.paths:
             reader = _open(path)
+            batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
             origin = json.loads(reader.schema.metadata[_ORIGIN])
-            corpora.append(origin.pop("corpus"))
-            if first is None:
-                first, self.origin = reader.schema, origin
-            if origin != self.origin or not reader.schema.equals(first):
+            corpus = origin.pop("corpus")
+            n_cells_of[corpus] = n_cells_of.get(corpus, 0) + sum(b.num_rows for b in batches)
+            origins.append({**origin, "width": _width(reader.schema)})
+            if origins[-1] != origins[0]:
                 message = (
-                    f"{path} and {self.paths[0]} are of different models or settings (or have "
-                    "other columns): delete the older one and run embed_corpus again"
+                    f"{path} and {self.paths[0]} are of different models or settings: delete the "
+                    "older one and run again"
                 )
                 raise ValueError(message)
-            self._batches += [reader.get_batch(i) for i in range(reader.num_record_batches)]
-            self._file_of_batch += [path] * reader.num_record_batches
-        assert first is not None
-        self.origin["corpora"] = list(dict.fromkeys(corpora))
-        self.width: int = first.field(EMBEDDING).type.list_size
-        self.columns = [name for name in first.names if name not in (EMBEDDING, SOMA_JOINID)]
+            self._batches += batches
+            self._file_of_batch += [path] * len(batches)
+        self.width: int = origins[0].pop("width")
+        self.origin: dict[str, Any] = {**origins[0], "corpora": n_cells_of}
+        names = self._batches[0].schema.names
+        shared = set.intersection(*(set(batch.schema.names) for batch in self._batches))
+        self.columns = [name for name in names if name in shared - {EMBEDDING, SOMA_JOINID}]
         self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
         self.n_cells = int(self._starts[-1])
 
@@ -194,6 +197,10 @@ class Embeddings:
         # Halves are a little longer or shorter than one, which an inner product would see.
         emb_BD /= np.linalg.norm(emb_BD, axis=1, keepdims=True)
         return emb_BD
+
+
+def _width(schema: pa.Schema) -> int:
+    return int(schema.field(EMBEDDING).type.list_size)
 
 
 def _open(path: Path) -> pa.RecordBatchFileReader:

@@ -22,14 +22,13 @@ from scgpt_core.checkpoint import Checkpoint, load_checkpoint
 from scgpt_core.config import EmbedSettings, MappingSettings
 from scgpt_core.data.cells import cells_from_csr
 from scgpt_core.data.genes import match_var
-from scgpt_core.data.shards import Corpus, open_corpus
 from scgpt_core.index.baselines import Prediction, predict_baselines
-from scgpt_core.index.corpus import sample_labelled
+from scgpt_core.index.corpus import open_source, sample_labelled
 from scgpt_core.index.ontology import Ontology, read_ontology
 from scgpt_core.index.reference import open_index
 from scgpt_core.index.transfer import LabelTransfer
 from scgpt_core.index.vote import calibration_error
-from scgpt_core.keys import CELL_TYPE, EMBEDDING, LABEL, UNKNOWN
+from scgpt_core.keys import EMBEDDING, LABEL, UNKNOWN
 from scgpt_core.runs import run_record, whole
 from scgpt_core.tasks.embedding import embed_cells
 
@@ -42,7 +41,7 @@ def map_dataset(
     dataset: str | Path,
     model_folder: str | Path,
     index_folder: str | Path,
-    corpora: Sequence[str | Path],
+    sources: Sequence[str | Path],
     output_folder: str | Path,
     *,
     settings: MappingSettings,
@@ -63,8 +62,8 @@ def map_dataset(
         The model of the reference.
     index_folder
         The reference.
-    corpora
-        Its corpus folders, for the baselines.
+    sources
+        What it is made of, for the baselines: manifests of corpora, h5ad files of data sets.
     output_folder
         Gets ``mapping.parquet``: the table of `LabelTransfer.map`, and ``label``, the true one, and
         ``right`` (see `score_mapping`), both null where the true one is unknown;
@@ -96,7 +95,12 @@ def map_dataset(
             min_matched=embed.min_matched,
             parts=folder / "parts",
         )
-        truth_Q = adata.obs[CELL_TYPE if CELL_TYPE in adata.obs else LABEL].to_numpy(dtype=str)
+        column = settings.label_column
+        truth_Q = (
+            adata.obs[column].to_numpy(dtype=str)
+            if column in adata.obs
+            else np.full(adata.n_obs, UNKNOWN)
+        )
         cells = adata.obs_names.to_numpy()
         tables = (
             _add_truth(
@@ -121,8 +125,7 @@ def map_dataset(
         if known_Q.any():
             named = mapped["predicted"].fill_null(UNKNOWN)
             ours = Prediction(np.array(named.to_pylist()), mapped["confidence"].to_numpy())
-            opened = [open_corpus(corpus, verify=False) for corpus in corpora]
-            baselines = _predict_baselines(adata, ckpt, opened, settings, seed)
+            baselines = _predict_baselines(adata, ckpt, sources, settings, seed)
             run["scores"] = {
                 name: score_mapping(prediction, truth_Q, known_Q, terms)
                 for name, prediction in {"scgpt": ours, **baselines}.items()
@@ -188,13 +191,16 @@ def _add_truth(mapped: pa.Table, truth_Q: NDArray[np.str_], ontology: Ontology) 
 def _predict_baselines(
     adata: ad.AnnData,
     ckpt: Checkpoint,
-    corpora: Sequence[Corpus],
+    sources: Sequence[str | Path],
     settings: MappingSettings,
     seed: int,
 ) -> dict[str, Prediction]:
     """Predictions from counts, by a sample of the same reference cells."""
     reference, label_N = sample_labelled(
-        corpora, ckpt.vocab, settings.label_column, n_cells=settings.baseline_cells, seed=seed
+        [open_source(source, ckpt.vocab) for source in sources],
+        settings.label_column,
+        n_cells=settings.baseline_cells,
+        seed=seed,
     )
     if len(np.unique(label_N)) < 2:
         log.warning("the reference has one label alone: there is nothing for baselines to learn")

@@ -23,12 +23,13 @@ from scgpt_core.index.vote import (
     neighbour_weights,
     vote,
 )
-from scgpt_core.keys import SOMA_JOINID
+from scgpt_core.keys import CELL_TYPE, DISEASE, DONOR_ID, SOMA_JOINID, TISSUE_GENERAL
 
 log = logging.getLogger(__name__)
 
 _MIN_CALIBRATION: Final = 50
 """Sampled cells under which confidence is not measured across data sets."""
+_REPORT_COLUMNS: Final = (CELL_TYPE, TISSUE_GENERAL, DISEASE, DONOR_ID)
 
 
 class LabelTransfer:
@@ -221,7 +222,10 @@ class LabelTransfer:
 
     def _describe(self, found: Neighbours) -> dict[str, pa.Array]:
         k = found.rows_QK.shape[1]
-        columns = [SOMA_JOINID, *self.settings.report_columns]
+        wanted = self.settings.report_columns
+        if wanted is None:
+            wanted = tuple(n for n in _REPORT_COLUMNS if n in self.reference.labels.columns)
+        columns = [SOMA_JOINID, *wanted]
         values = self.reference.labels.values(columns, found.rows_QK.ravel())
         lists = {
             f"neighbour_{name}": pa.FixedSizeListArray.from_arrays(values[name].combine_chunks(), k)

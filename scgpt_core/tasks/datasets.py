@@ -289,7 +289,9 @@ def _describe(obs: pd.DataFrame, row: DatasetRow, cell_types: str | Path) -> pd.
         raise ValueError(message)
     label = _column(obs, row.label_key, row, absent=UNKNOWN).fillna(UNKNOWN)
     names = harmonise_labels(label, cell_types)
+    kept = {name: _column(obs, name, row, absent="").fillna(UNKNOWN) for name in row.obs_columns}
     columns: dict[str, Iterable[str]] = {
+        **kept,
         BATCH: batch,
         LABEL: label,
         CELL_TYPE: names.names,

@@ -25,7 +25,7 @@ def test_embeddings_come_back_in_order(shards: list[Path]) -> None:
     assert embeddings.origin == {
         "model": ORIGIN["model"],
         "settings": ORIGIN["settings"],
-        "corpora": [ORIGIN["corpus"]],
+        "corpora": {ORIGIN["corpus"]: 450},
     }
     assert embeddings.columns == ["cell_type", "dataset_id", "tissue_general"]
     chunks = dict(embeddings.chunks(100))
@@ -59,7 +59,7 @@ def test_an_exact_index_finds_every_neighbour(exact_folder: Path) -> None:
     assert manifest["description"] == "Flat"
     assert manifest["n_cells"] == 450
     assert manifest["model"] == ORIGIN["model"]
-    assert manifest["corpora"] == [ORIGIN["corpus"]]
+    assert manifest["corpora"] == {ORIGIN["corpus"]: 450}
     assert manifest["bytes_per_cell"] == pytest.approx(4 * WIDTH, rel=0.01)
     assert [manifest[f"recall@{k}"] for k in (1, 10, 50)] == [1, 1, 1]
     assert manifest["milliseconds_per_query"] > 0
@@ -202,13 +202,55 @@ def test_embeddings_of_two_models_are_refused(shards: list[Path], tmp_path: Path
         build_index([*shards, other], tmp_path / "index", settings=IndexSettings())
 
 
-def test_another_corpus_joins_at_the_end(shards: list[Path], tmp_path: Path) -> None:
-    own = write_shard(tmp_path, 7, n_cells=80, corpus="own")
-    settings = IndexSettings(sample_cells=50)
-    manifest = build_index([*shards, own], tmp_path / "index", settings=settings)
-    assert (manifest["n_cells"], manifest["corpora"]) == (530, [ORIGIN["corpus"], "own"])
-    joinids = open_index(tmp_path / "index").labels.values(["soma_joinid"], np.array([0, 450, 529]))
+@pytest.mark.parametrize("settings", [IndexSettings(sample_cells=50), COMPRESSED])
+def test_cells_are_added_or_indexes_merged_without_training(
+    settings: IndexSettings, shards: list[Path], tmp_path: Path
+) -> None:
+    own = [write_shard(tmp_path, 7, n_cells=80, corpus="own")]
+    build_index(shards, tmp_path / "first", settings=settings)
+    build_index(own, tmp_path / "own", settings=settings, like=tmp_path / "first")
+    built = {
+        "updated": [tmp_path / "first"],
+        "merged": [tmp_path / "first", tmp_path / "own"],
+    }
+    for name, indexed in built.items():
+        manifest = build_index([*shards, *own], tmp_path / name, settings=settings, indexed=indexed)
+        assert manifest["corpora"] == {ORIGIN["corpus"]: 450, "own": 80}
+        assert manifest["recall@10"] > 0.3
+    reference, merged = open_index(tmp_path / "updated"), open_index(tmp_path / "merged")
+    joinids = reference.labels.values(["soma_joinid"], np.array([0, 450, 529]))
     assert joinids["soma_joinid"].to_pylist() == [0, 7000, 7079]
+    queries = draw(np.arange(60) % 3, seed=11)
+    found = reference.search(queries, 10, model=ORIGIN["model"])
+    assert (found.rows_QK >= 450).any()
+    np.testing.assert_array_equal(
+        found.rows_QK, merged.search(queries, 10, model=ORIGIN["model"]).rows_QK
+    )
+
+
+def test_what_cannot_be_merged_is_refused(shards: list[Path], tmp_path: Path) -> None:
+    own = [write_shard(tmp_path, 7, n_cells=150, corpus="own")]
+    everything, first, apart = [*shards, *own], tmp_path / "first", tmp_path / "apart"
+    build_index(shards, first, settings=COMPRESSED)
+    build_index(own, apart, settings=COMPRESSED)
+    with pytest.raises(ValueError, match="were trained apart"):
+        build_index(everything, tmp_path / "a", settings=COMPRESSED, indexed=[first, apart])
+    with pytest.raises(ValueError, match="hold other cells than the embeddings begin with"):
+        build_index(everything, tmp_path / "b", settings=COMPRESSED, indexed=[apart])
+    other = write_shard(tmp_path, 8, model="x" * 64)
+    for base in ({"indexed": [first]}, {"like": first}):
+        with pytest.raises(ValueError, match="cells of both cannot be in one reference"):
+            build_index([other], tmp_path / "c", settings=COMPRESSED, **base)
+
+
+def test_only_columns_that_all_files_have_are_kept(shards: list[Path], tmp_path: Path) -> None:
+    obs = pa.table({"soma_joinid": [1, 2], "cell_type": ["B cell", "NK"], "mine": ["a", "b"]})
+    own = tmp_path / "own.arrow"
+    write_embeddings(own, obs, [draw(np.zeros(2, int), seed=0)], origin=ORIGIN | {"corpus": "own"})
+    build_index([*shards, own], tmp_path / "index", settings=IndexSettings(sample_cells=50))
+    labels = open_index(tmp_path / "index").labels
+    assert labels.columns == ["cell_type"]
+    assert labels.categories("cell_type") == ["B cell", "NK", "T cell", "monocyte"]
 
 
 def test_a_cut_off_embedding_file_is_refused(shards: list[Path], tmp_path: Path) -> None:

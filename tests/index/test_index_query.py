@@ -12,6 +12,7 @@ import torch
 
 from scgpt_core.checkpoint import save_checkpoint
 from scgpt_core.config import (
+    DatasetRow,
     EmbedSettings,
     IndexSettings,
     MappingSettings,
@@ -20,13 +21,21 @@ from scgpt_core.config import (
 from scgpt_core.data.cells import Cells
 from scgpt_core.data.shards import open_corpus
 from scgpt_core.data.vocab import Vocabulary
-from scgpt_core.index import Embeddings, build_index, read_ontology
+from scgpt_core.index import Embeddings, build_index, open_index, read_ontology
 from scgpt_core.index.baselines import Prediction, predict_baselines
-from scgpt_core.index.corpus import CellReader, embed_shard, sample_labelled
+from scgpt_core.index.corpus import (
+    CorpusCells,
+    DatasetCells,
+    embed_reference,
+    embed_shard,
+    open_source,
+    sample_labelled,
+)
 from scgpt_core.index.query import map_dataset, score_mapping
 from scgpt_core.keys import SOMA_JOINID, SPECIAL_TOKENS
 from scgpt_core.model import ScGPT
 from scgpt_core.runs import read_json
+from scgpt_core.tasks.datasets import prepare_dataset
 
 ONTOLOGY = Path(__file__).parents[2] / "resources/cell_ontology.tsv"
 EMBED = EmbedSettings(max_tokens=64, precision="float32", device="cpu")
@@ -75,7 +84,7 @@ def map_cells(corpus_folder: Path, model_folder: Path, index_folder: Path, tmp_p
             dataset,
             model_folder,
             index_folder,
-            [corpus_folder],
+            [corpus_folder / "manifest.json"],
             tmp_path / "map",
             settings=MAPPING,
             embed=EMBED,
@@ -99,7 +108,7 @@ def test_every_cell_of_the_corpus_is_embedded_once(corpus_folder: Path, index_fo
     embeddings = Embeddings(sorted((index_folder / "embeddings").glob("*.arrow")))
     joinids = np.concatenate([batch[SOMA_JOINID].to_numpy() for batch in embeddings.obs()])
     np.testing.assert_array_equal(joinids, corpus.cells(slice(None)).cell_ids)
-    assert embeddings.origin["corpora"] == [corpus.manifest["digest"]]
+    assert embeddings.origin["corpora"] == {corpus.manifest["digest"]: embeddings.n_cells}
     assert embeddings.origin["settings"] == {"max_tokens": 64, "seed": 3}
     assert {"cell_type", "dataset_id", "donor_id", "disease"} <= set(embeddings.columns)
 
@@ -136,6 +145,47 @@ def test_cells_without_labels_are_mapped_and_not_scored(
     assert run["scores"] == {}
 
 
+def test_a_data_set_of_your_own_is_a_reference(
+    resources: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    row = DatasetRow(
+        dataset="own",
+        path="pbmc3k_160_balanced.h5ad",
+        label_key="cell_type",
+        batch_key="batch",
+        obs_columns=("donor", "tissue"),
+    )
+    source, dataset = resources / f"cells/{row.path}", tmp_path / "own.h5ad"
+    prepare_dataset(row, source, dataset, cell_types=resources / "cell_types.tsv")
+    file, index = tmp_path / "embeddings/shard_0.arrow", tmp_path / "index"
+    embed_reference(dataset, model_folder, file, settings=EMBED, seed=0)
+    build_index([file], index, settings=IndexSettings())
+    map_dataset(
+        dataset,
+        model_folder,
+        index,
+        [dataset],
+        tmp_path / "map",
+        settings=MAPPING.model_copy(update={"label_column": "label"}),
+        embed=EMBED,
+        ontology=ONTOLOGY,
+        seed=0,
+        threads=1,
+    )
+    table = pq.read_table(tmp_path / "map/mapping.parquet").to_pandas()
+    cells = ad.read_h5ad(dataset).obs
+    assert set(cells["donor"]) == set(ad.read_h5ad(source).obs["donor"])
+    np.testing.assert_allclose(table["neighbour_similarity"].str[0], 1, atol=1e-6)
+    assert table["neighbour_cell_type"].str[0].tolist() == cells["cell_type"].tolist()
+    assert open_index(index).labels.columns == [
+        "donor", "tissue", "dataset_id", "label", "cell_type", "cell_type_ontology_term_id",
+    ]  # fmt: skip
+    scores = read_json(tmp_path / "map/run.json")["scores"]
+    assert scores["logistic_regression"]["accuracy"] > 0.9
+    with pytest.raises(ValueError, match="of the counts have a token in the vocabulary"):
+        DatasetCells(dataset, Vocabulary(["ACTB", *SPECIAL_TOKENS]), min_matched=0.5)
+
+
 def test_a_model_of_another_vocabulary_reads_the_same_genes(corpus_folder: Path) -> None:
     corpus = open_corpus(corpus_folder)
     tokens, symbols = corpus.vocab.tokens, corpus.vocab.symbols
@@ -143,7 +193,7 @@ def test_a_model_of_another_vocabulary_reads_the_same_genes(corpus_folder: Path)
     genes = [symbol for symbol in symbols if not symbol.startswith("<")][:-100]
     vocab = Vocabulary([*reversed(genes), *SPECIAL_TOKENS])
     rows = np.array([7, 3])
-    cells, there = CellReader(corpus, vocab, min_matched=0.5).read(rows), corpus.cells(rows)
+    cells, there = CorpusCells(corpus, vocab, min_matched=0.5).read(rows), corpus.cells(rows)
     for i in range(2):
         part, old = (slice(*c.indptr[i : i + 2]) for c in (cells, there))
         found = {
@@ -158,23 +208,18 @@ def test_a_model_of_another_vocabulary_reads_the_same_genes(corpus_folder: Path)
         }
         assert found == expected
     with pytest.raises(ValueError, match="of the genes have a token in the vocabulary"):
-        CellReader(corpus, Vocabulary([tokens[3], *SPECIAL_TOKENS]), min_matched=0.5)
+        CorpusCells(corpus, Vocabulary([tokens[3], *SPECIAL_TOKENS]), min_matched=0.5)
 
 
-def test_two_corpora_make_one_reference(
-    corpus_folder: Path, model_folder: Path, tmp_path: Path
-) -> None:
+def test_labelled_cells_are_drawn_from_all_sources(corpus_folder: Path) -> None:
     corpus = open_corpus(corpus_folder)
     names = corpus.obs("cell_type").to_pylist()
     n_labelled = sum(name != "unknown" for name in names)
-    cells, labels = sample_labelled(
-        [corpus, corpus], corpus.vocab, "cell_type", n_cells=10**6, seed=0
-    )
+    twice = [open_source(corpus_folder / "manifest.json", corpus.vocab)] * 2
+    cells, labels = sample_labelled(twice, "cell_type", n_cells=10**6, seed=0)
     assert len(labels) == len(cells.cell_ids) == 2 * n_labelled
     assert labels.tolist() == 2 * [name for name in names if name != "unknown"]
-    few, few_labels = sample_labelled(
-        [corpus, corpus], corpus.vocab, "cell_type", n_cells=20, seed=0
-    )
+    few, few_labels = sample_labelled(twice, "cell_type", n_cells=20, seed=0)
     of_cell = dict(zip(cells.cell_ids, labels, strict=True))
     assert [of_cell[cell] for cell in few.cell_ids] == few_labels.tolist()
 
@@ -189,7 +234,7 @@ def test_another_model_is_refused(
             partitions[0],
             other,
             index_folder,
-            [corpus_folder],
+            [corpus_folder / "manifest.json"],
             tmp_path / "map",
             settings=MAPPING,
             embed=EMBED,
