@@ -1,9 +1,9 @@
 """Embeddings of a corpus on disk: one Arrow file a shard, read by memory map in the order of cells.
 
 A row is a cell: its `SOMA_JOINID`, its obs columns (text dictionary-encoded) and its embedding as
-D float16, which halves the disk; rows are brought back to length one when they are read. The file
-says whose embeddings they are: digests of the model and of the corpus, and what `embed_cells` was
-told.
+D float32. (Where a model puts all cells into a narrow cone, float16 moves neighbours: of the 15
+nearest of 1,182 cells with a median cosine of 0.998 it kept 98.8 %.) The file says whose embeddings
+they are: digests of the model and of the corpus, and what `embed_cells` was told.
 
 Shapes: N cells, D width.
 """
@@ -79,8 +79,8 @@ def write_embeddings(
     with whole(path) as temporary, pa.OSFile(str(temporary), "wb") as sink:
         for emb_BD in blocks:
             check_unit_rows(emb_BD, f"{path.stem}, cells from {done} on")
-            halves = pa.array(emb_BD.astype(np.float16).ravel())
-            emb_B = pa.FixedSizeListArray.from_arrays(halves, emb_BD.shape[1])
+            values = pa.array(emb_BD.astype(np.float32, copy=False).ravel())
+            emb_B = pa.FixedSizeListArray.from_arrays(values, emb_BD.shape[1])
             table = obs.slice(done, len(emb_BD)).append_column(EMBEDDING, emb_B)
             if writer is None:
                 writer = pa.ipc.new_file(sink, table.schema.with_metadata(metadata))
@@ -191,11 +191,9 @@ class Embeddings:
 
     def _read(self, i: int) -> FloatArray:
         batch = self._batches[i]
-        halves = batch.column(batch.schema.get_field_index(EMBEDDING)).flatten()
-        emb_BD: FloatArray = halves.to_numpy().reshape(-1, self.width).astype(np.float32)
+        values = batch.column(batch.schema.get_field_index(EMBEDDING)).flatten()
+        emb_BD: FloatArray = values.to_numpy().reshape(-1, self.width)
         check_unit_rows(emb_BD, f"{self._file_of_batch[i]}, cells from row {self._starts[i]} on")
-        # Halves are a little longer or shorter than one, which an inner product would see.
-        emb_BD /= np.linalg.norm(emb_BD, axis=1, keepdims=True)
         return emb_BD
 
 

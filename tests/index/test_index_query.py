@@ -126,7 +126,7 @@ def test_cells_of_the_corpus_find_themselves(
     there = labelled & np.isin(joinids, open_corpus(corpus_folder).cells(slice(None)).cell_ids)
     assert there.sum() > 50
     assert table["neighbour_soma_joinid"].str[0][there].tolist() == joinids[there].tolist()
-    np.testing.assert_allclose(table["neighbour_similarity"].str[0][there], 1, atol=1e-3)
+    np.testing.assert_allclose(table["neighbour_similarity"].str[0][there], 1, atol=1e-6)
     assert run["n_cells"] == len(cells)
     assert set(run["scores"]) == {"scgpt", "pca_knn", "logistic_regression"}
     assert run["scores"]["scgpt"]["cells"] == labelled.sum()

@@ -62,7 +62,7 @@ def test_neighbours_stand_beside_the_predictions(reference: Reference) -> None:
     assert labelled.any()
     assert np.array(nearest)[labelled].tolist() == own["soma_joinid"].to_numpy()[labelled].tolist()
     cosines = np.array(table["neighbour_similarity"].to_pylist())
-    np.testing.assert_allclose(cosines[labelled, 0], 1, atol=1e-3)
+    np.testing.assert_allclose(cosines[labelled, 0], 1, atol=1e-6)
     assert (np.diff(cosines, axis=1) <= 0).all()
     assert set(table["neighbour_dataset_id"][0].as_py()) <= {"one", "two"}
 
