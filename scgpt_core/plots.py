@@ -163,6 +163,62 @@ def plot_embeddings(
     return figure
 
 
+@_styled
+def plot_mapping(
+    reference: NDArray[np.float32],
+    reference_labels: Sequence[str],
+    query: NDArray[np.float32],
+    cells: pd.DataFrame,
+    *,
+    novelty_threshold: float,
+) -> Figure:
+    """Show queries on the layout of their reference: labels, confidence, and which are novel.
+
+    Parameters
+    ----------
+    reference
+        (S, 2), places of reference cells.
+    reference_labels
+        Their labels.
+    query
+        (Q, 2), places of the queries.
+    cells
+        The queries' predicted, confidence and novelty, as `LabelTransfer.map` gives them.
+    novelty_threshold
+        Novelty above which a query is novel.
+    """
+    predicted = cells["predicted"].fillna(UNKNOWN).to_numpy(str)
+    names = np.array(list(reference_labels), str)
+    styles = assign_styles([*names, *predicted])
+    figure, axes = _panels(1, 4, width=2.6, height=2.9)
+    _scatter(axes[0, 0], reference, names, styles)
+    for ax in axes[0, 1:]:
+        _scatter(ax, reference, np.full(len(reference), UNKNOWN), {UNKNOWN: (_PALE, _MARKERS[0])})
+    _scatter(axes[0, 1], query, predicted, styles)
+    points = axes[0, 2].scatter(*query.T, c=cells["confidence"], s=4, cmap="viridis", linewidths=0)
+    points.set_clim(0, 1)
+    figure.colorbar(points, ax=axes[0, 2], location="bottom", shrink=0.8)
+    novel = (cells["novelty"] > novelty_threshold).to_numpy()
+    for chosen, colour, name in ((~novel, _BLUE, "not novel"), (novel, _RED, "novel")):
+        label = f"{name} ({chosen.sum():,})"
+        axes[0, 3].scatter(*query[chosen].T, c=colour, s=4, linewidths=0, label=label)
+    axes[0, 3].legend(loc="upper center", bbox_to_anchor=(0.5, 0), ncols=2, markerscale=2)
+    titles = ("reference", "query, predicted label", "query, confidence", "query, novelty")
+    for ax, title in zip(axes[0], titles, strict=True):
+        ax.set_title(title)
+    _label_styles(figure, styles)
+    return figure
+
+
+def _label_styles(figure: Figure, styles: Mapping[str, tuple[str, str]]) -> None:
+    """Legend of categories to the right of a figure."""
+    handles = [
+        mpl.lines.Line2D([], [], linestyle="", marker=marker, color=colour, label=name)
+        for name, (colour, marker) in styles.items()
+    ]
+    figure.legend(handles=handles, loc="outside right upper")
+
+
 def _scatter(
     ax: Axes,
     layout: NDArray[np.float32],

@@ -141,6 +141,27 @@ def test_histograms_count_every_cell_once_in_the_colour_of_its_group() -> None:
     assert wrong[0] == wrong[1] != confidence.containers[0][0].get_facecolor()
 
 
+def test_a_query_is_shown_on_its_reference_with_confidence_and_novelty() -> None:
+    cells = pd.DataFrame(
+        {"predicted": ["t", None], "confidence": [0.9, 0.2], "novelty": [0.3, 0.995]}
+    )
+    query = np.array([[0, 0.5], [1, 0.5]], "f4")
+    figure = plots.plot_mapping(
+        np.array([[0, 0], [1, 1], [2, 0]], "f4"),
+        ["t", "s", "t"],
+        query,
+        cells,
+        novelty_threshold=0.99,
+    )
+    reference, predicted, confidence, novelty = figure.axes[:4]
+    assert len(reference.collections[0].get_offsets()) == 3
+    assert sorted(predicted.collections[1].get_offsets().tolist()) == query.tolist()
+    assert confidence.collections[1].get_array().tolist() == [0.9, 0.2]
+    assert legend(novelty) == ["not novel (1)", "novel (1)"]
+    (categories,) = figure.legends
+    assert [text.get_text() for text in categories.get_texts()] == ["s", "t", UNKNOWN]
+
+
 def test_the_funnel_says_what_is_left_and_what_was_lost() -> None:
     (ax,) = plots.plot_funnel({"all cells": 1200, "at least 200 genes": 1150, "assay": 1150}).axes
     assert [bar.get_width() for bar in ax.patches] == [1200, 1150, 1150]

@@ -51,7 +51,13 @@ def get_page_artefacts(wildcards):
                 reference=REFERENCE,
                 dataset=CFG.index.queries,
             ),
-            "index": f"results/index/{CFG.model}/{REFERENCE}/manifest.json",
+            "embeddings": expand(
+                "results/index/{model}/{reference}/map/{dataset}/embedding.h5ad",
+                model=CFG.model,
+                reference=REFERENCE,
+                dataset=CFG.index.queries,
+            ),
+            "index": get_index_files(REFERENCE, CFG.model),
             "overlap": overlap,
         },
         "generation": {
