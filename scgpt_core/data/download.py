@@ -62,6 +62,7 @@ def download_partition(
             counts = reader.read(obs.iloc[first : first + _BLOCK_CELLS])
             writer.append(counts)
             progress.add(counts)
+            del counts  # or two blocks would be in memory while the next one is read
 
 
 def _as_categories(cells: pa.Table) -> pd.DataFrame:
