@@ -1,101 +1,37 @@
-"""Memory of building shards and of one epoch, at two sizes of the corpus; and bytes of a cell.
+"""Peak memory of downloading, of building shards and of one epoch, by size; and bytes of a cell.
 
 What a process has for itself is measured (RssAnon): pages of mapped shards are the system's cache,
 which it takes back when it needs them. Cells are real ones, drawn again and again.
 """
 
 import argparse
-import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from multiprocessing import get_context
 from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
 
 import anndata as ad
-import numpy as np
 import pandas as pd
-from scipy.sparse import csr_matrix
+import pyarrow as pa
 
 from benchmarks.harness import report
-from benchmarks.real_cells import ROOT
-from scgpt_core.config import QCSettings
+from benchmarks.real_cells import ROOT, as_adata, build_corpus, read_cells, resample, write_cells
+from scgpt_core.data.census import query_census
 from scgpt_core.data.collate import TokenSettings
+from scgpt_core.data.download import download_partition
 from scgpt_core.data.loader import ShardLoader
-from scgpt_core.data.partitions import Partition, write_partition
-from scgpt_core.data.qc import CleanCells
-from scgpt_core.data.shards import OBS_COLUMNS, build_shard, open_corpus, seal_shards
-from scgpt_core.data.vocab import Vocabulary, build_vocab
-from scgpt_core.keys import FEATURE_ID, FEATURE_LENGTH, FEATURE_NAME, IS_PRIMARY_DATA, SOMA_JOINID
+from scgpt_core.data.local_census import build_census
+from scgpt_core.data.partitions import sidecar
+from scgpt_core.data.shards import open_corpus
 
 PARTITION_CELLS = 50_000
-BLOCK_CELLS = 5_000
-CELLS = ROOT / "resources/cells/pbmc_10x_3chem_unlabelled.h5ad"
+SOURCE = "pbmc_10x_3chem_unlabelled"
 
 
-def make_partitions(folder: Path, n_cells: int) -> list[Path]:
-    """Partitions of real cells, drawn with replacement."""
-    real = ad.read_h5ad(CELLS)
-    ids = real.var["feature_id"].astype(str)
-    known = ((ids != "") & ~ids.duplicated()).to_numpy()
-    counts = csr_matrix(real.X, dtype=np.float32)[:, known]
-    genes = pd.DataFrame(
-        {
-            FEATURE_ID: ids[known].to_numpy(),
-            FEATURE_NAME: real.var_names[known],
-            FEATURE_LENGTH: 1000,
-        }
-    )
-    rng = np.random.default_rng(0)
-    paths = []
-    for first in range(0, n_cells, PARTITION_CELLS):
-        joinids = np.arange(first, min(first + PARTITION_CELLS, n_cells))
-        obs = pd.DataFrame(dict.fromkeys(OBS_COLUMNS, "x"), index=joinids.astype(str))
-        obs = obs.assign(**{SOMA_JOINID: joinids, IS_PRIMARY_DATA: True})
-        paths.append(folder / f"partition_{len(paths)}.h5ad")
-        with write_partition(paths[-1], obs, genes, {}) as writer:
-            for _ in range(0, len(obs), BLOCK_CELLS):
-                writer.append(counts[rng.integers(0, counts.shape[0], BLOCK_CELLS)])
-    build_vocab(map(Partition, paths[:1]), folder / "vocab.json", min_cells=1)
-    return paths
-
-
-def build_shards(partitions: Sequence[Path]) -> None:
-    """All shards of a corpus in one process."""
-    folder = partitions[0].parent
-    vocab = Vocabulary.load(folder / "vocab.json")
-    shards = [path.with_name(f"{path.stem}.arrow") for path in partitions]
-    for path, shard in zip(partitions, shards, strict=True):
-        build_shard(CleanCells(Partition(path), QCSettings()), vocab, shard)
-    seal_shards(
-        shards,
-        folder / "vocab.json",
-        folder / "manifest.json",
-        corpus="bench",
-        heldout_by="donor_id",
-        heldout_share=0,
-        seed=0,
-    )
-
-
-def run_epoch(folder: Path) -> None:
-    """All batches of an epoch."""
-    corpus = open_corpus(folder, verify=False)
-    tokens = TokenSettings(
-        max_tokens=1200,
-        n_bins=51,
-        pad_id=corpus.vocab.pad_id,
-        cls_id=corpus.vocab.cls_id,
-        cls_value=-2,
-        pad_value=-2,
-        mask_value=-1,
-        mask_share=0.4,
-    )
-    loader = ShardLoader(corpus, tokens, batch_cells=256, seed=0, threads=2)
-    n_cells = sum(len(batch.ids_BL) for batch in loader.batches())
-    assert n_cells == corpus.n_cells
+# ---------------------------------------------------------------------------------------- measure
 
 
 def peak_mb(work: Callable[..., None], *args: Any) -> float:
@@ -108,7 +44,9 @@ def peak_mb(work: Callable[..., None], *args: Any) -> float:
     if process.exitcode:
         message = f"{work.__name__} failed with {process.exitcode}"
         raise RuntimeError(message)
-    return peaks.get()
+    peak = peaks.get()
+    print(f"{work.__name__}: {peak:.0f} MB", flush=True)  # noqa: T201
+    return peak
 
 
 def _watched(peaks: "Queue[float]", work: Callable[..., None], *args: Any) -> None:
@@ -132,47 +70,149 @@ def _private_mb() -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon"))
 
 
-def bytes_of_a_cell(partition: Path) -> dict[str, float]:
-    """Bytes of a cell as a shard, as h5ad with gzip, and as Arrow of 32 bits a number."""
-    cells = ad.read_h5ad(partition)
-    gzipped = partition.with_name("gzipped.h5ad")
-    cells.write_h5ad(gzipped, compression="gzip")
-    sizes = {
-        "shard": partition.with_suffix(".arrow").stat().st_size,
-        "h5ad, gzip": gzipped.stat().st_size,
-        "Arrow, int32": cells.X.nnz * 8 + cells.n_obs * 8,
-    }
-    return {name: round(size / cells.n_obs) for name, size in sizes.items()}
+def report_peaks(name: str, peaks: dict[int, list[float]]) -> None:
+    """Print and record the peaks by number of cells, the least number first."""
+    few, *_, many = peaks
+    report(
+        name,
+        unit="MB of private memory, peak",
+        runs={f"{n_cells:,} cells": figures for n_cells, figures in peaks.items()},
+        ours=f"{many:,} cells",
+        baseline=f"{few:,} cells",
+        less_is_better=True,
+    )
+
+
+# ------------------------------------------------------------------------------------------- work
+
+
+def make_partitions(folder: Path, n_cells: int) -> list[Path]:
+    """Partitions of real cells, drawn with replacement; one is written, others are links to it."""
+    paths = [folder / f"partition_{i}.h5ad" for i in range(-(-n_cells // PARTITION_CELLS))]
+    real = read_cells(SOURCE, min_genes=1000, max_genes=1500)
+    write_cells(as_adata(resample(real, min(PARTITION_CELLS, n_cells))), paths[0])
+    for path in paths[1:]:
+        path.hardlink_to(paths[0])
+        sidecar(path).hardlink_to(sidecar(paths[0]))
+    return paths
+
+
+def run_epoch(folder: Path) -> None:
+    """All batches of an epoch."""
+    corpus = open_corpus(folder, verify=False)
+    tokens = TokenSettings(
+        max_tokens=1200,
+        n_bins=51,
+        pad_id=corpus.vocab.pad_id,
+        cls_id=corpus.vocab.cls_id,
+        cls_value=-2,
+        pad_value=-2,
+        mask_value=-1,
+        mask_share=0.4,
+    )
+    loader = ShardLoader(corpus, tokens, batch_cells=256, seed=0, threads=2)
+    n_cells = sum(len(batch.ids_BL) for batch in loader.batches())
+    assert n_cells == corpus.n_cells
+
+
+def measure_corpora(few: int, many: int, runs: int) -> None:
+    """Peaks of building the shards of a corpus, and of an epoch over them."""
+    shards: dict[int, list[float]] = {}
+    epoch: dict[int, list[float]] = {}
+    for n_cells in (few, many):
+        with tempfile.TemporaryDirectory(prefix="bench_memory_") as folder:
+            partitions = make_partitions(Path(folder), n_cells)
+            shards[n_cells] = [peak_mb(build_corpus, partitions) for _ in range(runs)]
+            epoch[n_cells] = [peak_mb(run_epoch, Path(folder)) for _ in range(runs)]
+    report_peaks("memory_shards", shards)
+    report_peaks("memory_epoch", epoch)
+
+
+def measure_downloads(sizes: list[int], runs: int) -> None:
+    """Peaks of downloading a partition from a local Census, by number of its cells."""
+    n_real = ad.read_h5ad(ROOT / f"resources/cells/{SOURCE}.h5ad", backed="r").n_obs
+    row = {
+        "path": f"resources/cells/{SOURCE}.h5ad", "assay": "10x 3' v3", "donor_id": "donor",
+        "suspension_type": "cell", "tissue_general": "blood", "disease": "normal",
+    }  # fmt: skip
+    copies = range(-(-max(sizes) // n_real))
+    with tempfile.TemporaryDirectory(prefix="bench_memory_") as name:
+        folder = Path(name)
+        sources = pd.DataFrame([{"dataset_id": f"copy{i}", **row} for i in copies])
+        sources.to_csv(folder / "sources.tsv", sep="\t", index=False)
+        build_census(
+            folder / "sources.tsv",
+            folder / "soma",
+            root=ROOT,
+            cell_types=ROOT / "resources/cell_types.tsv",
+        )
+        peaks = {}
+        for n_cells in sizes:
+            cells = folder / f"cells_{n_cells}.parquet"
+            query_census(
+                cells,
+                census=str(folder / "soma"),
+                organism="homo_sapiens",
+                obs_value_filter=f"soma_joinid < {n_cells}",
+                partition_cells=n_cells,
+                attempts=1,
+                tiledb={},
+            )
+            peaks[n_cells] = [peak_mb(download, cells) for _ in range(runs)]
+    report_peaks("memory_download", peaks)
+
+
+def download(cells: Path) -> None:
+    """Download the first partition."""
+    output = cells.with_suffix(".h5ad")
+    download_partition(cells, output, partition=0, attempts=1, tiledb={})
+
+
+def measure_bytes(n_cells: int) -> None:
+    """Bytes of a cell as a shard, in h5ad with gzip, and in Arrow with 32 bits a number."""
+    with tempfile.TemporaryDirectory(prefix="bench_memory_") as name:
+        folder = Path(name)
+        (partition,) = make_partitions(folder, n_cells)
+        build_corpus([partition])
+        shard = partition.with_suffix(".arrow")
+        gzipped = folder / "gzip.h5ad"
+        ad.read_h5ad(partition).write_h5ad(gzipped, compression="gzip")
+        with pa.memory_map(str(shard)) as file:
+            wide = pa.ipc.open_file(file).read_all()
+        for column in ("genes", "counts"):
+            place = wide.column_names.index(column)
+            wide = wide.set_column(place, column, wide[column].cast(pa.list_(pa.int32())))
+        with pa.ipc.new_file(str(folder / "wide.arrow"), wide.schema) as writer:
+            writer.write_table(wide)
+        files = {"shard": shard, "h5ad, gzip": gzipped, "Arrow, int32": folder / "wide.arrow"}
+        sizes = {kind: [path.stat().st_size / n_cells] for kind, path in files.items()}
+    report(
+        "bytes",
+        unit="bytes a cell",
+        runs=sizes,
+        ours="shard",
+        baseline="Arrow, int32",
+        less_is_better=True,
+        notes={"cells": n_cells},
+    )
 
 
 def main() -> None:
-    """Measure at both sizes."""
+    """Measure all, or one part."""
+    parts = ("bytes", "download", "corpus")
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=parts)
     parser.add_argument("--cells", type=int, nargs=2, default=(100_000, 1_000_000))
-    few, many = parser.parse_args().cells
-    peaks: dict[str, float] = {}
-    sizes: dict[str, float] = {}
-    for n_cells in (few, many):
-        folder = Path(tempfile.mkdtemp(prefix="bench_memory_"))
-        try:
-            partitions = make_partitions(folder, n_cells)
-            peaks[f"shards, {n_cells:,} cells"] = peak_mb(build_shards, partitions)
-            sizes = sizes or bytes_of_a_cell(partitions[0])
-            peaks[f"epoch, {n_cells:,} cells"] = peak_mb(run_epoch, folder)
-        finally:
-            shutil.rmtree(folder)
-    for what in ("shards", "epoch"):
-        # Cells are no rate here: a figure is 1 over the peak, so that bigger is better.
-        runs = {f"{n:,} cells": [1000 / peaks[f"{what}, {n:,} cells"]] for n in (many, few)}
-        notes = {"peak_mb": {k: round(v) for k, v in peaks.items()}, "bytes_of_a_cell": sizes}
-        report(
-            f"memory_{what}",
-            unit="1 / GB of private memory",
-            runs=runs,
-            ours=f"{many:,} cells",
-            baseline=f"{few:,} cells",
-            notes=notes,
-        )
+    parser.add_argument("--partition-cells", type=int, nargs="+", default=[5_000, 20_000, 50_000])
+    parser.add_argument("--runs", type=int, default=1)
+    options = parser.parse_args()
+    chosen = [options.only] if options.only else parts
+    if "bytes" in chosen:
+        measure_bytes(10_000)
+    if "corpus" in chosen:
+        measure_corpora(*options.cells, options.runs)
+    if "download" in chosen:
+        measure_downloads(options.partition_cells, options.runs)
 
 
 if __name__ == "__main__":

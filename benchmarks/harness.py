@@ -55,6 +55,7 @@ def report(
     runs: Mapping[str, list[float]],
     ours: str = "ours",
     baseline: str = "baseline",
+    less_is_better: bool = False,
     device: str | None = None,
     notes: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -66,18 +67,24 @@ def report(
         Every figure of every contender, by name.
     ours, baseline
         The two contenders whose medians make the ratio (bigger is better).
+    less_is_better
+        Of the figures, as of memory: the ratio is then turned round.
     device
         What it ran on; None: this machine's processor.
     notes
         What else explains the figures.
     """
     medians = {contender: statistics.median(figures) for contender, figures in runs.items()}
+    ratios = {
+        contender: medians[baseline] / median if less_is_better else median / medians[baseline]
+        for contender, median in medians.items()
+    }
     record = {
         "name": name,
         "unit": unit,
         "ours": medians[ours],
         "baseline": medians[baseline],
-        "ratio": medians[ours] / medians[baseline],
+        "ratio": ratios[ours],
         "runs": {contender: list(figures) for contender, figures in runs.items()},
         "device": device or processor(),
         "commit": git_commit(),
@@ -88,9 +95,9 @@ def report(
     lines = [f"{name}: {unit}, median of {len(runs[ours])} runs ({record['device']})"]
     for contender, median in medians.items():
         low, high = min(runs[contender]), max(runs[contender])
-        times = median / medians[baseline]
         lines.append(
-            f"  {contender:{width}}  {median:12,.4g}  ({low:,.4g} to {high:,.4g})  x{times:,.3g}"
+            f"  {contender:{width}}  {median:12,.4g}  ({low:,.4g} to {high:,.4g})"
+            f"  x{ratios[contender]:,.3g}"
         )
     lines += [f"  {key}: {value}" for key, value in (notes or {}).items()]
     sys.stdout.write("\n".join(lines) + "\n")
