@@ -20,6 +20,10 @@ include: "rules/benchmark.smk"
 include: "rules/report.smk"
 
 
+onstart:
+    cancel_left_jobs(Path.cwd())
+
+
 rule all:
     default_target: True
     input:

@@ -18,7 +18,7 @@ rule score:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=get_mem_mb(8000),
+        mem_mb=get_mem_mb(1000),
         runtime=get_runtime(60),
     params:
         code=get_code("metrics", "neighbours", "scores"),
@@ -42,7 +42,7 @@ rule collect_scores:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=get_mem_mb(2000),
+        mem_mb=get_mem_mb(1000),
         runtime=get_runtime(10),
     params:
         titles={name: TABLES.methods[name].title for name in CFG.benchmark.methods},

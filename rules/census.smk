@@ -19,7 +19,7 @@ rule build_census:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=get_mem_mb(4000),
+        mem_mb=get_mem_mb(2000),
         runtime=get_runtime(30),
     params:
         root=get_root,
@@ -40,7 +40,7 @@ checkpoint query_census:
         "../envs/pipeline.yaml"
     threads: 2
     resources:
-        mem_mb=get_mem_mb(8000),
+        mem_mb=get_query_mem_mb,
         runtime=get_runtime(120),
         downloads=1,
     params:

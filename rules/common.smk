@@ -5,8 +5,9 @@ from pathlib import Path
 
 from snakemake.settings.types import DeploymentMethod
 
-from scgpt_core.config import leave_out_missing, load_config
+from scgpt_core.config import Architecture, leave_out_missing, load_config
 from scgpt_core.runs import sha256
+from scgpt_core.slurm import cancel_left_jobs
 
 ROOT = Path(workflow.basedir)
 # Scripts and torchrun find the package also where it is not installed (conda environments).
@@ -19,6 +20,9 @@ for variable, folder in (("PYTHONPATH", ROOT), ("PATH", Path(sys.executable).par
 CFG, TABLES = load_config(config, ROOT)
 if DeploymentMethod.CONDA not in workflow.deployment_settings.deployment_method:
     CFG = leave_out_missing(CFG, TABLES)
+
+
+include: "helpers/training.smk"
 
 
 wildcard_constraints:
@@ -57,6 +61,13 @@ def get_model_folder(wildcards, input):
     return str(Path(input.model[0]).parent)
 
 
+def get_weights_mb(architecture):
+    """Size of a model of this architecture: embeddings and layers, without heads."""
+    width, ffn = architecture.width, architecture.ffn_width
+    layer = 4 * width**2 + 2 * width * ffn
+    return round(4 * (60_697 * width + architecture.n_layers * layer) / 1e6)
+
+
 def get_methods(rule_name, *, extra=False):
     """Names of the methods that a rule runs, as a regular expression for its `method` wildcard.
 
@@ -69,13 +80,25 @@ def get_methods(rule_name, *, extra=False):
     )
 
 
+# What memory grows with where a model is: its weights, in MB of float32 at the published vocabulary's
+# size. docs/cluster.md has what was measured; a test holds the requests to it.
+MODEL_MB = get_weights_mb(
+    Architecture() if CFG.model in CFG.checkpoints else CFG.pretrain.architecture
+)
+
+
 def get_mem_mb(megabytes):
-    """A memory request that grows with every attempt."""
+    """A memory request that grows with every attempt; Snakemake alone takes 200 MB in a job."""
 
     def mem_mb(wildcards, attempt):
-        return megabytes * attempt
+        return max(1000, megabytes) * attempt
 
     return mem_mb
+
+
+def get_group(name, device):
+    """A group for jobs that several run as one on a cluster; none for those that take a GPU each."""
+    return None if device == "cuda" else name
 
 
 def get_runtime(minutes):

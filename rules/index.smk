@@ -19,11 +19,13 @@ rule embed_corpus:
         "results/logs/index/embed_corpus_{model}_{corpus}_{partition}.log",
     benchmark:
         "results/benchmarks/index/embed_corpus_{model}_{corpus}_{partition}.tsv"
+    group:
+        get_group("embed", CFG.embed.device)
     conda:
         "../envs/pipeline.yaml"
     threads: 8
     resources:
-        mem_mb=get_mem_mb(8000),
+        mem_mb=get_mem_mb(1200 + 15 * MODEL_MB),
         runtime=get_runtime(240),
         gpu=int(CFG.embed.device == "cuda"),
     params:
@@ -44,11 +46,13 @@ rule embed_reference:
         "results/logs/index/embed_reference_{model}_{dataset}.log",
     benchmark:
         "results/benchmarks/index/embed_reference_{model}_{dataset}.tsv"
+    group:
+        get_group("embed", CFG.embed.device)
     conda:
         "../envs/pipeline.yaml"
     threads: 8
     resources:
-        mem_mb=get_mem_mb(8000),
+        mem_mb=get_mem_mb(1200 + 15 * MODEL_MB),
         runtime=get_runtime(240),
         gpu=int(CFG.embed.device == "cuda"),
     params:
@@ -79,7 +83,7 @@ rule build_index:
         "../envs/pipeline.yaml"
     threads: 16
     resources:
-        mem_mb=get_mem_mb(8000),
+        mem_mb=get_index_mem_mb,
         runtime=get_runtime(720),
     params:
         settings=INDEX_SETTINGS,
@@ -108,7 +112,7 @@ rule update_index:
         "../envs/pipeline.yaml"
     threads: 16
     resources:
-        mem_mb=get_mem_mb(8000),
+        mem_mb=get_mem_mb(1800),
         runtime=get_runtime(720),
     params:
         settings=INDEX_SETTINGS,
@@ -137,7 +141,7 @@ rule merge_indexes:
         "../envs/pipeline.yaml"
     threads: 16
     resources:
-        mem_mb=get_mem_mb(8000),
+        mem_mb=get_mem_mb(1800),
         runtime=get_runtime(720),
     params:
         settings=INDEX_SETTINGS,
@@ -166,7 +170,7 @@ rule map_query:
         "../envs/pipeline.yaml"
     threads: 8
     resources:
-        mem_mb=get_mem_mb(8000),
+        mem_mb=get_mem_mb(3000 + 15 * MODEL_MB),
         runtime=get_runtime(120),
         gpu=int(CFG.embed.device == "cuda"),
     params:

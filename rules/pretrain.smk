@@ -21,7 +21,7 @@ rule import_checkpoint:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=get_mem_mb(4000),
+        mem_mb=get_mem_mb(1000 + 10 * MODEL_MB),
         runtime=get_runtime(10),
     params:
         source=get_checkpoint_folder,
@@ -51,22 +51,20 @@ rule pretrain:
         "../envs/pipeline.yaml"
     threads: 16
     resources:
-        mem_mb=get_mem_mb(16000),
+        **get_launch_resources(CFG.pretrain.trainer),
+        mem_mb=get_mem_mb(1600 + 50 * MODEL_MB),
         runtime=get_runtime(1440),
-        gpu=int(CFG.pretrain.trainer.device == "cuda"),
     params:
         corpus=get_corpus_folder,
         folder="results/models/{model}",
         state="results/state/{model}",
-        settings=CFG.pretrain.model_dump_json(),
+        settings=CFG.pretrain.model_dump_json(exclude=HARDWARE),
         seed=CFG.seed,
+        launcher=LAUNCHER,
         script=get_path("workflow_scripts/pretrain.py"),
         init=get_init_option,
-        signals="SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",
     shell:
-        # One process a GPU, and one without: no param, as other hardware is no reason to train anew.
-        "torchrun --standalone --signals-to-handle {params.signals} --shutdown-timeout 300 "
-        "--nproc-per-node $(( {resources.gpu} > 0 ? {resources.gpu} : 1 )) "
+        "{params.launcher:q} {resources.nodes} {resources.processes} {threads} "
         "{params.script:q} {params.corpus:q} {params.folder:q} "
         "--settings {params.settings:q} --seed {params.seed} --state {params.state:q} "
         "{params.init} --threads {threads} --log-file {log:q}"
@@ -87,7 +85,7 @@ rule export_checkpoint:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=get_mem_mb(4000),
+        mem_mb=get_mem_mb(1000 + 10 * MODEL_MB),
         runtime=get_runtime(10),
     params:
         model_folder=get_model_folder,

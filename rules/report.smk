@@ -28,7 +28,7 @@ rule render_report:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=get_mem_mb(4000),
+        mem_mb=get_mem_mb(2000),
         runtime=get_runtime(30),
     params:
         parameters=get_page_parameters,

@@ -17,7 +17,7 @@ rule build_vocab:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=get_mem_mb(2000),
+        mem_mb=get_mem_mb(1000),
         runtime=get_runtime(60),
     params:
         min_cells=CFG.shards.min_cells_per_gene,
@@ -63,7 +63,7 @@ rule seal_shards:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=get_mem_mb(2000),
+        mem_mb=get_mem_mb(1000),
         runtime=get_runtime(30),
     params:
         corpus="{corpus}",
@@ -88,7 +88,7 @@ rule check_overlap:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=get_mem_mb(8000),
+        mem_mb=get_mem_mb(2000),
         runtime=get_runtime(240),
     script:
         "../workflow_scripts/check_overlap.py"

@@ -2,6 +2,32 @@
 include: "helpers/tasks.smk"
 
 
+rule download_dataset:
+    output:
+        "results/datasets/sources/{dataset}.h5ad",
+    log:
+        "results/logs/tasks/download_dataset_{dataset}.log",
+    benchmark:
+        "results/benchmarks/tasks/download_dataset_{dataset}.tsv"
+    wildcard_constraints:
+        dataset=get_names(
+            row.dataset
+            for row in TABLES.datasets.values()
+            if row.path and is_url(row.path)
+        ),
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=get_mem_mb(1000),
+        runtime=get_runtime(120),
+        downloads=1,
+    params:
+        row=get_dataset_row,
+    script:
+        "../workflow_scripts/download_dataset.py"
+
+
 rule prepare_dataset:
     input:
         file=get_dataset_file,
@@ -18,11 +44,10 @@ rule prepare_dataset:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=get_mem_mb(8000),
+        mem_mb=get_mem_mb(1500),
         runtime=get_runtime(60),
     params:
         row=get_dataset_row,
-        source=get_dataset_source,
         code=get_code("tasks/datasets", "data/labels", "data/qc"),
     script:
         "../workflow_scripts/prepare_dataset.py"
@@ -43,7 +68,7 @@ rule merge_datasets:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=get_mem_mb(16000),
+        mem_mb=get_mem_mb(2000),
         runtime=get_runtime(60),
     params:
         code=get_code("tasks/merging", "data/genes"),
@@ -67,7 +92,7 @@ rule baseline:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=get_mem_mb(8000),
+        mem_mb=get_mem_mb(1500),
         runtime=get_runtime(120),
     params:
         method="{method}",
@@ -87,6 +112,9 @@ use rule baseline as extra_baseline with:
         method=get_methods("baseline", extra=True),
     conda:
         "../envs/baselines.yaml"
+    resources:
+        mem_mb=get_mem_mb(8000),
+        runtime=get_runtime(120),
 
 
 rule embed:
@@ -102,11 +130,13 @@ rule embed:
         "results/benchmarks/tasks/embed_{task}_{dataset}_{method}_{seed}.tsv"
     wildcard_constraints:
         method=get_methods("embed"),
+    group:
+        get_group("embed", CFG.embed.device)
     conda:
         "../envs/pipeline.yaml"
     threads: 8
     resources:
-        mem_mb=get_mem_mb(8000),
+        mem_mb=get_mem_mb(1200 + 15 * MODEL_MB),
         runtime=get_runtime(240),
         gpu=int(CFG.embed.device == "cuda"),
     params:
@@ -137,17 +167,23 @@ rule finetune:
         "../envs/pipeline.yaml"
     threads: 8
     resources:
-        mem_mb=get_mem_mb(16000),
+        **get_launch_resources(CFG.integration.trainer),
+        mem_mb=get_mem_mb(1400 + 30 * MODEL_MB),
         runtime=get_runtime(240),
-        gpu=int(CFG.integration.trainer.device == "cuda"),
     params:
         model_folder=get_model_folder,
-        settings=CFG.integration.model_dump(mode="json"),
+        folder="results/tasks/integration/{dataset}/{method}/{seed}",
+        settings=CFG.integration.model_dump_json(exclude=HARDWARE),
         init=get_init,
         seed="{seed}",
-        state_folder="results/state/integration/{dataset}/{method}/{seed}",
-    script:
-        "../workflow_scripts/finetune.py"
+        state="results/state/integration/{dataset}/{method}/{seed}",
+        launcher=LAUNCHER,
+        script=get_path("workflow_scripts/finetune.py"),
+    shell:
+        "{params.launcher:q} {resources.nodes} {resources.processes} {threads} "
+        "{params.script:q} {input.dataset:q} {params.model_folder:q} {params.folder:q} "
+        "--settings {params.settings:q} --init {params.init} --seed {params.seed} "
+        "--state {params.state:q} --threads {threads} --log-file {log:q}"
 
 
 rule generate:
@@ -162,11 +198,13 @@ rule generate:
         "results/logs/tasks/generate_{dataset}.log",
     benchmark:
         "results/benchmarks/tasks/generate_{dataset}.tsv"
+    group:
+        get_group("embed", CFG.generation.device)
     conda:
         "../envs/pipeline.yaml"
     threads: 8
     resources:
-        mem_mb=get_mem_mb(16000),
+        mem_mb=get_mem_mb(1400 + 30 * MODEL_MB),
         runtime=get_runtime(60),
         gpu=int(CFG.generation.device == "cuda"),
     params:

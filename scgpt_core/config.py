@@ -228,7 +228,14 @@ class TrainerSettings(Settings):
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """Where metrics go beside `metrics.jsonl`; wandb needs its package and an account."""
     time_budget_minutes: float | None = Field(default=None, gt=0)
-    """Minutes after which a run saves and stops, unfinished; null: none. Below a job's limit."""
+    """Minutes after which a run saves and stops, unfinished; null: none but a Slurm job's limit."""
+    time_margin_minutes: float = Field(default=5, gt=0)
+    """Minutes before the time limit of its Slurm job at which a run saves, stops, and is submitted
+    again to go on; longer than a step and a checkpoint take."""
+    nodes: Count = 1
+    """Machines that train together; more than one need Slurm."""
+    processes: Count = 1
+    """Processes on each of them: its GPUs, where `device` is cuda."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: a GPU where there is one. "cuda" without a GPU is an error, never a silent CPU run."""
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import anndata as ad
 import pandas as pd
 import pytest
+from graph import assert_ran, snakemake
 
 from scgpt_core.config import QCSettings
 from scgpt_core.data.cell_list import count_partitions
@@ -116,4 +117,17 @@ def corpus_folder(partitions: list[Path], tmp_path_factory: pytest.TempPathFacto
         heldout_share=0.2,
         seed=0,
     )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a whole smoke run; its path has a space, as some shared file systems have.
+
+    `said.txt` in it is what Snakemake said.
+    """
+    folder = tmp_path_factory.mktemp("smoke run")
+    done = snakemake(folder)
+    assert_ran(done)
+    (folder / "said.txt").write_text(done.stdout + done.stderr)
     return folder

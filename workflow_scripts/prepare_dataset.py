@@ -1,4 +1,4 @@
-"""Fetch, verify and check a data set, and write it in the form that all tasks read."""
+"""Verify and check a data set, and write it in the form that all tasks read."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,7 @@ def main(source: str, cell_types: str, output: str, *, row: Mapping[str, Any]) -
 
 start_logging(snakemake.log[0])
 main(
-    snakemake.params.source,
+    snakemake.input.file,
     snakemake.input.cell_types,
     snakemake.output[0],
     row=snakemake.params.row,

@@ -1,4 +1,4 @@
-"""Pretrain a model on a corpus: one process of a torchrun job."""
+"""Pretrain a model on a corpus: one process of the job."""
 
 import argparse
 import os
@@ -23,7 +23,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, required=True, help="CPU threads of the job")
     parser.add_argument("--log-file", type=Path, required=True)
     args = parser.parse_args()
-    start_logging(args.log_file if os.environ["RANK"] == "0" else None)
+    start_logging(args.log_file if os.environ.get("RANK", "0") == "0" else None)
     finished = pretrain(
         args.corpus,
         args.output,
@@ -31,7 +31,7 @@ def main() -> int:
         seed=args.seed,
         state_folder=args.state,
         init_from=args.init_from,
-        threads=max(1, args.threads // int(os.environ["LOCAL_WORLD_SIZE"])),
+        threads=max(1, args.threads // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))),
     )
     return 0 if finished else UNFINISHED
 

@@ -36,6 +36,11 @@ def get_local_census(wildcards):
     return [census] if is_path(census) else []
 
 
+def get_query_mem_mb(wildcards, attempt):
+    """Memory to read which cells there are: a hosted Census lists all of its cells."""
+    return attempt * (1000 if get_local_census(wildcards) else 16000)
+
+
 def get_root(wildcards):
     """Where relative paths of tables start."""
     return str(ROOT)

@@ -4,15 +4,16 @@ def get_dataset_row(wildcards):
     return TABLES.datasets[wildcards.dataset].model_dump(mode="json")
 
 
-def get_dataset_source(wildcards):
-    """Where the data set comes from: a path or a URL."""
-    return get_path(TABLES.datasets[wildcards.dataset].path)
+def is_url(path):
+    """Whether a path of a table is one of the network."""
+    return "://" in path
 
 
 def get_dataset_file(wildcards):
-    """The data set's source as an input file; nothing for a URL."""
-    source = get_dataset_source(wildcards)
-    return [] if "://" in source else [source]
+    """The data set's source: a file, or what is downloaded."""
+    path = TABLES.datasets[wildcards.dataset].path
+    downloaded = f"results/datasets/sources/{wildcards.dataset}.h5ad"
+    return downloaded if is_url(path) else get_path(path)
 
 
 def get_init(wildcards):

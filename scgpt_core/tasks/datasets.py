@@ -5,10 +5,8 @@ import shutil
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import anndata as ad
 import numpy as np
@@ -40,6 +38,31 @@ _TIMEOUT_SECONDS = 60
 log = logging.getLogger(__name__)
 
 
+def download_dataset(row: DatasetRow, url: str, output: str | Path) -> None:
+    """Fetch a data set's file and verify it.
+
+    Raises
+    ------
+    ValueError
+        Where the row has no SHA-256, the file is not the row's, or the server does not give it.
+    """
+    if not row.sha256:
+        message = f"{row.dataset}: {url} is a URL: its row of the table needs the file's SHA-256"
+        raise ValueError(message)
+    log.info("%s: downloading %s", row.dataset, url)
+    with runs.whole(output) as temporary:
+        try:
+            with (
+                urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as response,
+                temporary.open("wb") as file,
+            ):
+                shutil.copyfileobj(response, file, length=2**20)
+        except (urllib.error.URLError, TimeoutError) as error:
+            message = f"{row.dataset}: {url} cannot be downloaded: {error}"
+            raise ValueError(message) from error
+        _verify(temporary, row)
+
+
 def prepare_dataset(
     row: DatasetRow, source: str | Path, output: str | Path, *, cell_types: str | Path
 ) -> None:
@@ -55,7 +78,7 @@ def prepare_dataset(
     row
         Which cells and columns to take.
     source
-        The h5ad file: a path, or a URL, for which the row must have a SHA-256.
+        The h5ad file.
     output
         The h5ad file to write.
     cell_types
@@ -66,10 +89,12 @@ def prepare_dataset(
     ValueError
         Where the file, a column, a name or a count is not as it should be: says what was found.
     """
-    with _fetch(str(source), row, Path(output).parent) as path:
-        digest = _verify(path, row)
-        adata = _take_counts(_read(path, row), row)
-    adata = _take_cells(adata, row)
+    source = Path(source)
+    if not source.is_file():
+        message = f"{row.dataset}: {source} does not exist"
+        raise ValueError(message)
+    digest = _verify(source, row)
+    adata = _take_cells(_take_counts(_read(source, row), row), row)
     check_counts(adata.X, source=row.dataset)
     prepared = ad.AnnData(
         adata.X,
@@ -180,34 +205,6 @@ def _least_varying(adata: ad.AnnData) -> int:
     """Genes that vary at all, in the batch where they are the fewest."""
     parts = (adata.X[(adata.obs[BATCH] == batch).to_numpy()] for batch in adata.obs[BATCH].unique())
     return min(int((mean_variance_axis(part, axis=0)[1] > 0).sum()) for part in parts)
-
-
-@contextmanager
-def _fetch(source: str, row: DatasetRow, folder: Path) -> Iterator[Path]:
-    """Give the path of the source; a URL is downloaded and deleted after use."""
-    if "://" not in source:
-        if not Path(source).is_file():
-            message = f"{row.dataset}: {source} does not exist"
-            raise ValueError(message)
-        yield Path(source)
-        return
-    if not row.sha256:
-        message = f"{row.dataset}: {source} is a URL: its row of the table needs the file's SHA-256"
-        raise ValueError(message)
-    folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder, prefix=f".{row.dataset}-") as temporary:
-        path = Path(temporary) / "source.h5ad"
-        log.info("%s: downloading %s", row.dataset, source)
-        try:
-            with (
-                urllib.request.urlopen(source, timeout=_TIMEOUT_SECONDS) as response,
-                path.open("wb") as file,
-            ):
-                shutil.copyfileobj(response, file, length=2**20)
-        except (urllib.error.URLError, TimeoutError) as error:
-            message = f"{row.dataset}: {source} cannot be downloaded: {error}"
-            raise ValueError(message) from error
-        yield path
 
 
 def _verify(path: Path, row: DatasetRow) -> str:

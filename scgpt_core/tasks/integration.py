@@ -7,6 +7,7 @@ and what is drawn for a cell is seeded by the cell.
 Shapes: N cells of a data set, B cells of a mini-batch, G genes, D width.
 """
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -39,7 +40,7 @@ from scgpt_core.train.guards import Patience
 from scgpt_core.train.journal import METRICS, read_metrics
 from scgpt_core.train.memory import resolve_micro_batch
 from scgpt_core.train.objectives import Integration
-from scgpt_core.train.parallel import World, join_world
+from scgpt_core.train.parallel import World, gather, join_world
 from scgpt_core.train.trainer import Result, Trainer
 
 FRESH = (
@@ -321,10 +322,11 @@ def integrate_dataset(
     output_folder = Path(output_folder)
     described = {**settings.model_dump(mode="json"), "init": init, "seed": seed}
     adata = ad.read_h5ad(dataset)
-    with (
-        join_world(settings.trainer.device) as world,
-        run_record(output_folder / "run.json", described) as run,
-    ):
+    with contextlib.ExitStack() as stack:
+        world = stack.enter_context(join_world(settings.trainer.device))
+        run: dict[str, Any] = {}
+        if world.rank == 0:  # the one that writes
+            run = stack.enter_context(run_record(output_folder / "run.json", described))
         ckpt = load_checkpoint(model_folder, world.device.type, settings.trainer.attention)
         prepared = prepare(adata, ckpt.vocab, settings, seed=seed)
         if world.device.type == "cpu":  # not before: the choice of genes by numba sets them anew
@@ -343,10 +345,13 @@ def integrate_dataset(
         if not result.finished:
             message = f"stopped after step {result.totals.step} and saved: run it again to go on"
             raise UnfinishedError(message)
+        tuned = gather(model, world)
+        if tuned is None:
+            return
         run |= {**identity, "batches": prepared.batches, "steps": result.totals.step}
         run |= {"device": str(world.device), "curve": read_metrics(result.folder / METRICS)}
         write_embedding(
-            predict(model, prepared, settings, seed=seed), adata, output_folder / "embedding.h5ad"
+            predict(tuned, prepared, settings, seed=seed), adata, output_folder / "embedding.h5ad"
         )
-        save_checkpoint(output_folder / "model", model, ckpt.vocab, training=run)
+        save_checkpoint(output_folder / "model", tuned, ckpt.vocab, training=run)
     shutil.rmtree(state_folder)

@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 from torch import distributed, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
@@ -129,6 +130,20 @@ def _mesh(world: World) -> DeviceMesh:
     return init_device_mesh(
         world.device.type, (machines, world.local_size), mesh_dim_names=("replicate", "shard")
     )
+
+
+def gather(model: ScGPT, world: World) -> ScGPT | None:
+    """Put a model that was parallelized together again, in the first process; None in the others.
+
+    Every process must call it.
+    """
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    weights = get_model_state_dict(model, options=options)
+    if world.rank > 0:
+        return None
+    whole = ScGPT(model.config, model.attention)
+    whole.load_state_dict(weights)
+    return whole.to(world.device)
 
 
 @contextlib.contextmanager

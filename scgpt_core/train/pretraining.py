@@ -5,14 +5,12 @@ import functools
 import itertools
 import logging
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from scgpt_core.batch import Batch
 from scgpt_core.checkpoint import save_checkpoint
@@ -29,7 +27,7 @@ from scgpt_core.train.journal import METRICS, read_metrics
 from scgpt_core.train.memory import resolve_micro_batch
 from scgpt_core.train.objectives import Pretraining
 from scgpt_core.train.origin import make_model
-from scgpt_core.train.parallel import World, join_world
+from scgpt_core.train.parallel import World, gather, join_world
 from scgpt_core.train.predictors import GeneMean, RidgeOnPCA
 from scgpt_core.train.trainer import Result, Trainer
 
@@ -140,7 +138,11 @@ def pretrain(
                 "seed": seed,
                 "baselines": baselines,
             }
-            _write_model(output_folder, model, corpus, report, result)
+            whole_model = gather(model, world)
+            if whole_model is not None:
+                save_checkpoint(output_folder, whole_model, corpus.vocab, training=report)
+                with whole(output_folder / METRICS) as temporary:
+                    shutil.copyfile(result.folder / METRICS, temporary)
     return result.finished
 
 
@@ -211,21 +213,6 @@ def _baselines(
                 "baseline %s: %s", name, {s: round(e["gep"], 3) for s, e in by_split.items()}
             )
     return read_json(path)
-
-
-def _write_model(
-    folder: Path, model: ScGPT, corpus: Corpus, report: Mapping[str, Any], result: Result
-) -> None:
-    """Gather the weights from all processes; the first writes the model folder."""
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    weights = get_model_state_dict(model, options=options)
-    if not weights:  # only the first process is given them
-        return
-    whole_model = ScGPT(model.config)
-    whole_model.load_state_dict(weights)
-    save_checkpoint(folder, whole_model, corpus.vocab, training=report)
-    with whole(folder / METRICS) as temporary:
-        shutil.copyfile(result.folder / METRICS, temporary)
 
 
 def _errors(

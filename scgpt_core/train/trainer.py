@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from scgpt_core import slurm
 from scgpt_core.batch import Batch
 from scgpt_core.config import TrainerSettings
 from scgpt_core.data.loader import ShardLoader
@@ -41,6 +42,8 @@ _COURSE = {
     "clip_norm",
 }  # fmt: skip
 """Settings that change what is learned; the others change where and how fast."""
+
+_TIME_BUDGET = "time budget"
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +130,7 @@ class Trainer:
             Where a loss or gradient is not finite; names the step and the cells.
         """
         begin = saved = time.monotonic()
-        budget_s = 60 * (self.settings.time_budget_minutes or math.inf)
+        budget_s = self._budget()
         self._resume()
         kept, stopped = self.totals.step, ""
         with StopSignals() as signals, contextlib.closing(self._open_journal()) as journal:
@@ -142,17 +145,24 @@ class Trainer:
                 if self._evaluate is not None and self._is_due(self._evaluate_steps):
                     self._judge(journal, self._evaluate)
                 now = time.monotonic()
-                reason = signals.caught or ("time budget" if now - begin > budget_s else "")
                 is_due = now - saved > 60 * self.settings.checkpoint_minutes
-                asked, due = self.world.sum([bool(reason), is_due])
-                if asked:
-                    stopped = reason or "a signal to another process"
+                signalled, spent, due = self.world.sum(
+                    [bool(signals.caught), now - begin > budget_s, is_due]
+                )
+                if signalled:
+                    stopped = signals.caught or "a signal to another process"
+                elif spent:
+                    stopped = _TIME_BUDGET
                 elif due:
                     self._save()
                     kept, saved = self.totals.step, now
             if self.totals.step > kept:
                 self._save()
         self._checkpoints.close()
+        if stopped == _TIME_BUDGET and not self._is_over and self.world.rank == 0:
+            slurm.requeue()
+        # The first process that ends unfinished takes the others along: the checkpoint is whole.
+        self.world.agree(None)
         return self._end(stopped)
 
     def step(self, batches: Sequence[Batch]) -> None:
@@ -260,6 +270,15 @@ class Trainer:
             totals=self.totals,
             silent=self.world.rank > 0,
         )
+
+    def _budget(self) -> float:
+        """Seconds that this run may take: as set, and what its Slurm job has left but a margin."""
+        budget_s = 60 * (self.settings.time_budget_minutes or math.inf)
+        left_s = slurm.seconds_left() if self.world.rank == 0 else None
+        if left_s is None:
+            return budget_s
+        # Something in any case: also a job that is shorter than the margin must come further.
+        return min(budget_s, max(left_s - 60 * self.settings.time_margin_minutes, left_s / 50))
 
     def _end(self, stopped: str) -> Result:
         """Say how the run ended; give the model its best weights where they were kept."""

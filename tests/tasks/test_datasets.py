@@ -14,14 +14,14 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from scgpt_core.config import DatasetRow
-from scgpt_core.tasks.datasets import prepare_dataset, variable_genes
+from scgpt_core.tasks.datasets import download_dataset, prepare_dataset, variable_genes
 
 ROOT = Path(__file__).parents[2]
 CELLS = ROOT / "resources/cells"
 PBMC3K = CELLS / "pbmc3k_160_balanced.h5ad"
 
 
-def prepare(tmp_path: Path, source: Path | str = PBMC3K, **row: Any) -> ad.AnnData:
+def prepare(tmp_path: Path, source: Path = PBMC3K, **row: Any) -> ad.AnnData:
     row = {"batch_key": "batch", "label_key": "cell_type", "path": str(source)} | row
     output = tmp_path / "out/prepared.h5ad"
     prepare_dataset(
@@ -183,16 +183,21 @@ def server() -> Iterator[str]:
 
 
 def test_a_url_is_downloaded_and_verified(tmp_path: Path, server: str) -> None:
-    url = f"{server}/{PBMC3K.name}"
+    def download(name: str, **row: Any) -> Path:
+        row = {"batch_key": "batch", "label_key": "cell_type"} | row
+        described = DatasetRow(dataset="cells", path=f"{server}/{name}", **row)
+        download_dataset(described, f"{server}/{name}", tmp_path / "source.h5ad")
+        return tmp_path / "source.h5ad"
+
     digest = hashlib.sha256(PBMC3K.read_bytes()).hexdigest()
-    assert prepare(tmp_path, url, sha256=digest).n_obs == 160
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["prepared.h5ad"]
     with pytest.raises(ValueError, match="its row of the table needs the file's SHA-256"):
-        prepare(tmp_path, url)
+        download(PBMC3K.name)
     with pytest.raises(ValueError, match="its row says"):
-        prepare(tmp_path, url, sha256="0" * 64)
+        download(PBMC3K.name, sha256="0" * 64)
     with pytest.raises(ValueError, match=r"cannot be downloaded: HTTP Error 404"):
-        prepare(tmp_path, f"{server}/absent.h5ad", sha256=digest)
+        download("absent.h5ad", sha256=digest)
+    assert not list(tmp_path.iterdir())
+    assert download(PBMC3K.name, sha256=digest).read_bytes() == PBMC3K.read_bytes()
 
 
 def test_variable_genes_vary_within_batches(tmp_path: Path) -> None:

@@ -1,50 +1,15 @@
 """The graph runs whole, a second run does nothing, what is mistyped stops before any job."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from graph import ROOT, assert_ran, snakemake
 
 from scgpt_core.data.cell_list import PARTITION
-
-ROOT = Path(__file__).parents[2]
-SMOKE = ROOT / "tests/smoke/config.yaml"
-
-
-def snakemake(
-    folder: Path, *arguments: str, configfile: Path | None = SMOKE
-) -> subprocess.CompletedProcess[str]:
-    """Run the graph into `folder`, as a user would from another working directory."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
-    command += ["--directory", str(folder), "--cores", "2"]
-    if configfile is not None:
-        command += ["--configfile", str(configfile)]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return subprocess.run(
-        [*command, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"PATH": path},
-    )
-
-
-def assert_ran(done: subprocess.CompletedProcess[str]) -> None:
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
-
-
-@pytest.fixture(scope="session")
-def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a whole smoke run; its path has a space, as some shared file systems have."""
-    folder = tmp_path_factory.mktemp("smoke run")
-    assert_ran(snakemake(folder))
-    return folder
 
 
 @pytest.mark.slow

@@ -1,0 +1,31 @@
+"""The graph as a user runs it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SMOKE = ROOT / "tests/smoke/config.yaml"
+
+
+def snakemake(
+    folder: Path, *arguments: str, configfile: Path | None = SMOKE
+) -> subprocess.CompletedProcess[str]:
+    """Run the graph into `folder`, as a user would from another working directory."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+    command += ["--directory", str(folder), "--cores", "2"]
+    if configfile is not None:
+        command += ["--configfile", str(configfile)]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        [*command, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PATH": path, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def assert_ran(done: subprocess.CompletedProcess[str]) -> None:
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
