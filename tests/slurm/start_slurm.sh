@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# A real Slurm on one Debian 12 machine, for tests: two virtual nodes (n1, n2) with two fake GPUs each, and accounting,
+# A real Slurm on one Debian 12 machine, for tests: four virtual nodes, two of them with two fake GPUs, and accounting,
 # so that sacct works. As root; without systemd, containers or cgroups. Every daemon listens on loopback only and has a
 # pid file. Starting twice is harmless.
-#   start_slurm.sh start    install what is missing (apt), start, wait until both nodes are up
+#   start_slurm.sh start    install what is missing (apt), start, wait until all nodes are up
 #   start_slurm.sh stop     stop what this script started
 #   start_slurm.sh wipe     stop, and delete all state
 # Environment: SLURM_LAB (state folder), SLURM_LAB_CPUS and SLURM_LAB_MEM (MB) of each node, which may exceed the machine's
@@ -14,6 +14,7 @@ CPUS=${SLURM_LAB_CPUS:-16}
 MEM=${SLURM_LAB_MEM:-64000}
 HOST=$(hostname -s)
 CONFIGS=(slurm.conf slurmdbd.conf gres.conf)
+NODES=(n1 n2 n3 n4)
 
 say() { printf '[slurm] %s\n' "$*" >&2; }
 die() { say "ERROR: $*"; exit 1; }
@@ -67,7 +68,7 @@ stop_daemon() { # NAME PROGRAM SECONDS
     fi
     rm -f "$LAB/run/$1.pid"
 }
-both_up() { [ "$(sinfo -h -N -p cpu -o '%T' | grep -c -E '^(idle|mixed|allocated|completing)$')" = 2 ]; }
+all_up() { [ "$(sinfo -h -N -p cpu,frail -o '%T' | grep -c -E '^(idle|mixed|allocated|completing)$')" = ${#NODES[@]} ]; }
 no_jobs() { [ -z "$(squeue -h -t RUNNING,COMPLETING,PENDING)" ]; }
 registered() { [ -n "$(sacctmgr -n -P show cluster lab format=ControlHost)" ]; }
 
@@ -125,7 +126,7 @@ start() {
     [ "$(id -u)" = 0 ] || die "run me as root"
     install_packages
     getent hosts "$HOST" >/dev/null || echo "127.0.0.1 $HOST" >>/etc/hosts
-    if alive slurmctld slurmctld && alive slurmd-n1 slurmd && alive slurmd-n2 slurmd && both_up; then
+    if alive slurmctld slurmctld && all_up; then
         say "already up"
         return 0
     fi
@@ -140,10 +141,10 @@ start() {
     alive slurmctld slurmctld || launch slurmctld /usr/sbin/slurmctld
     wait_for 20 scontrol ping || die "slurmctld did not start, see $LAB/log/slurmctld.log"
     wait_for 20 registered || die "slurmctld did not register with slurmdbd" # sacct lags behind before
-    for node in n1 n2; do alive slurmd-$node slurmd || launch slurmd-$node /usr/sbin/slurmd -N $node; done
-    if ! wait_for 5 both_up; then # an earlier test may have left one down
-        scontrol update nodename=n1,n2 state=resume 2>/dev/null || true
-        wait_for 25 both_up || die "the nodes did not come up: $(sinfo -N -l 2>&1)"
+    for node in "${NODES[@]}"; do alive slurmd-$node slurmd || launch slurmd-$node /usr/sbin/slurmd -N $node; done
+    if ! wait_for 5 all_up; then # an earlier test may have left one down
+        scontrol update nodename=n[1-4] state=resume 2>/dev/null || true
+        wait_for 25 all_up || die "the nodes did not come up: $(sinfo -N -l 2>&1)"
     fi
     say "up: $(sinfo -h -o '%P %D %T' | tr '\n' ';')"
 }
@@ -153,13 +154,16 @@ stop() {
         scancel -u root 2>/dev/null || true
         wait_for 10 no_jobs || say "jobs are left after scancel"
     fi
-    stop_daemon slurmd-n1 slurmd 10
-    stop_daemon slurmd-n2 slurmd 10
+    local config node process
+    for node in "${NODES[@]}"; do stop_daemon "slurmd-$node" slurmd 10; done
+    # what outlived its job on a node that a test took down
+    for process in $(grep -lzx SLURM_CLUSTER_NAME=lab /proc/[0-9]*/environ 2>/dev/null | cut -d/ -f3); do
+        [ "$process" = $$ ] || kill -KILL "$process" 2>/dev/null || true
+    done
     stop_daemon slurmctld slurmctld 20
     stop_daemon slurmdbd slurmdbd 20
     stop_daemon mariadbd mariadbd 30
     stop_daemon munged munged 10
-    local config
     for config in "${CONFIGS[@]}"; do
         [ "$(readlink "/etc/slurm/$config" 2>/dev/null)" != "$LAB/etc/$config" ] || rm -f "/etc/slurm/$config"
     done

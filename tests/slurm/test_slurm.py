@@ -1,61 +1,284 @@
-"""The smoke graph on a real Slurm, of two virtual nodes, gives what it gives on this machine."""
+"""The graph on a real Slurm of virtual nodes: the results of a local run, whatever breaks.
 
+The runs wait most of their time, so several go on at once, each in a folder of its own.
+"""
+
+import itertools
+import json
 import os
+import re
+import shutil
+import signal
 import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
 import pytest
+from cluster import MODEL, ROOT, TRAINING, Job, Run, ask, send, wait_until
 
-ROOT = Path(__file__).parents[2]
-CLUSTER = ROOT / "tests/slurm/start_slurm.sh"
+START = ROOT / "tests/slurm/start_slurm.sh"
+TIMED = {"seconds", "cells_per_s", "tokens_per_s", "peak_memory_mb"}
 
 pytestmark = [
     pytest.mark.slurm,
-    pytest.mark.timeout(3600),
+    pytest.mark.timeout(1800),
     pytest.mark.skipif("SCGPT_TEST_SLURM" not in os.environ, reason="run by `make test-slurm`"),
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     """Slurm, up before the first test and stopped after the last."""
-    subprocess.run([CLUSTER, "start"], check=True)
+    subprocess.run([START, "start"], check=True)
     yield
-    subprocess.run([CLUSTER, "stop"], check=True)
+    subprocess.run([START, "stop"], check=True)
 
 
-def snakemake(folder: Path, *arguments: str) -> None:
-    """Run the smoke graph into `folder`, from the root of the repository as a user would."""
-    command = [sys.executable, "-m", "snakemake", "--directory", str(folder)]
-    command += ["--configfile", "tests/smoke/config.yaml", *arguments]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "SCGPT_SLURM_POLL": "5"}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-8000:]
+@pytest.fixture(scope="module")
+def folder(smoke_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of runs, on a path with a space; `trained` has all that pretraining needs."""
+    folder = tmp_path_factory.mktemp("shared folder").resolve()
+    for part in ("census", "shards"):
+        shutil.copytree(smoke_run / "results" / part, folder / "before/results" / part)
+    return folder
 
 
-def read_scores(folder: Path) -> pd.DataFrame:
-    scores = pd.read_parquet(folder / "results/benchmark/scores.parquet")
-    return scores.drop(columns="seconds").sort_values(["dataset", "method", "seed", "metric"])
+def training(folder: Path, name: str, *targets: str) -> Run:
+    """A run that has nothing to do but to train."""
+    shutil.copytree(folder / "before", folder / name)
+    return Run(folder / name, *(targets or [MODEL]), config=(str(TRAINING),))
 
 
-def test_the_graph_on_slurm_gives_the_scores_of_a_local_run(tmp_path: Path) -> None:
-    remote, local = tmp_path / "slurm", tmp_path / "local"
-    snakemake(remote, "--profile", "slurm", "--max-threads", "2")
-    snakemake(local, "--cores", "2")
-    pd.testing.assert_frame_equal(
-        read_scores(remote).reset_index(drop=True),
-        read_scores(local).reset_index(drop=True),
-        atol=1e-6,
-    )
-    states = subprocess.run(
-        ["sacct", "-X", "-n", "-P", "-o", "State"], capture_output=True, text=True, check=True
-    ).stdout.split()
-    logs = list((remote / "results/logs/slurm").rglob("*.log"))
-    assert set(states) == {"COMPLETED"}
-    assert len(logs) == len(states) > 10
+# ------------------------------------------------------------------- what happens to a run
+
+
+def nothing(folder: Path) -> Run:
+    """The same on this machine: what all others are compared with."""
+    run = training(folder, "untroubled")
+    run.start(profile="")
+    run.finish()
+    return run
+
+
+def whole_graph(folder: Path) -> Run:
+    run = Run(folder / "whole graph")
+    run.start()
+    run.finish()
+    return run
+
+
+def lost_node(folder: Path) -> Run:
+    """The power of a node fails: its processes are gone, and some time later Slurm notes it."""
+    run = training(folder, "lost node")
+    run.start(SCGPT_SLURM_PARTITION="frail")
+    job = run.running()
+    run.step = run.saved()
+    node = ask("squeue", "--noheader", "--jobs", job, "--format", "%N")
+    ask("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
+    send(signal.SIGKILL, job)
+    run.finish()
+    return run
+
+
+def time_limit(folder: Path) -> Run:
+    """A trainer hangs until its job's time is over."""
+    run = training(folder, "time limit")
+    run.start()
+    job = run.running()
+    run.step = run.saved()
+    send(signal.SIGSTOP, job)
+    ask("scontrol", "update", f"JobId={job}", "TimeLimit=1")
+    run.finish()
+    return run
+
+
+def interrupt_and_memory(folder: Path) -> Run:
+    """Ctrl-C; and when it is run again, the first attempt has too little memory."""
+    run = training(folder, "memory limit")
+    run.start()
+    run.running()
+    run.step = run.saved()
+    run.process.send_signal(signal.SIGINT)
+    run.finish(well=False)
+    run.start("--set-resources", "pretrain:mem_mb=250+6000*(attempt-1)")
+    run.finish()
+    return run
+
+
+def killed_controller(folder: Path) -> Run:
+    """The controller is killed, its job runs on, and Snakemake is started again."""
+    run = training(folder, "killed controller")
+    run.start()
+    run.running()
+    run.step = run.saved()
+    run.process.kill()
+    run.process.wait()
+    run.unlock()
+    run.start("--rerun-incomplete")
+    run.finish()
+    return run
+
+
+def short_limit(folder: Path) -> Run:
+    """Two runs of a job have hardly more time than the margin; then it is given more."""
+    run = training(folder, "short limit")
+    run.start("--set-resources", "pretrain:runtime=4")
+    job = run.running()
+    run.step = run.saved()
+    wait_until(lambda: "Restarts=2" in ask("scontrol", "show", "job", job), "it started again")
+    ask("scontrol", "update", f"JobId={job}", "TimeLimit=60")
+    run.finish()
+    return run
+
+
+def four_processes(folder: Path, name: str, nodes: int) -> Run:
+    """Pretraining in four processes, on so many nodes; on one it is this machine."""
+    run = training(folder, name)
+    trainer = f"trainer: {{nodes: {nodes}, processes: {4 // nodes}}}"
+    config = f"pretrain={{steps: 40, evaluate_steps: 40, {trainer}}}"
+    run.start("--config", config, profile="slurm" if nodes > 1 else "")
+    run.finish()
+    return run
+
+
+def one_node(folder: Path) -> Run:
+    return four_processes(folder, "one node", 1)
+
+
+def two_nodes(folder: Path) -> Run:
+    return four_processes(folder, "two nodes", 2)
+
+
+def many_gpus(folder: Path) -> Run:
+    """Four nodes of eight GPUs are more than this cluster has: the job waits for them."""
+    run = training(folder, "many GPUs")
+    config = "pretrain={trainer: {device: cuda, nodes: 4, processes: 8}}"
+    run.start("--config", config, "--verbose")
+    wait_until(lambda: "has been submitted" in run.said.read_text(), "the job is submitted")
+    run.stop()
+    return run
+
+
+RUNS: list[Callable[[Path], Run]] = [
+    whole_graph, nothing, time_limit, short_limit, lost_node, interrupt_and_memory,
+    killed_controller, one_node, two_nodes, many_gpus,
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def runs(cluster: None, folder: Path) -> Iterator[dict[str, Future[Run]]]:
+    """All of them, four at once, by name."""
+    with ThreadPoolExecutor(4) as pool:
+        yield {run.__name__: pool.submit(run, folder) for run in RUNS}
+
+
+# ------------------------------------------------------------------------ what must hold
+
+
+def read_untimed(path: Path) -> Any:
+    """Give what a file says, without times and the machine's state."""
+    if path.suffix == ".json":
+        return drop_timed(json.loads(path.read_text()))
+    if path.suffix == ".jsonl":
+        return [drop_timed(json.loads(line)) for line in path.read_text().splitlines()]
+    return path.read_bytes()
+
+
+def drop_timed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: drop_timed(v) for key, v in value.items() if key not in TIMED}
+    return [drop_timed(v) for v in value] if isinstance(value, list) else value
+
+
+def states(run: Run) -> list[str]:
+    return [job.state for job in run.jobs()]
+
+
+def assert_one_at_a_time(jobs: list[Job]) -> None:
+    """No run of the job began before the one before it had ended."""
+    assert all(before.end <= after.start for before, after in itertools.pairwise(jobs))
+
+
+def assert_resumed(run: Run, untroubled: Run) -> None:
+    """Training went on from a checkpoint, once and only once, to the same end."""
+    assert run.resumed() >= run.step > 0
+    assert_one_at_a_time(run.jobs())
+    for name in (MODEL, MODEL.replace("model.safetensors", "metrics.jsonl")):
+        assert read_untimed(run.folder / name) == read_untimed(untroubled.folder / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("lost_node", ["NODE_FAIL", "COMPLETED"]),
+        ("time_limit", ["TIMEOUT", "COMPLETED"]),
+        ("interrupt_and_memory", ["CANCELLED", "FAILED", "COMPLETED"]),
+        ("killed_controller", ["CANCELLED", "COMPLETED"]),
+        ("short_limit", ["REQUEUED", "REQUEUED", "COMPLETED"]),
+    ],
+)
+def test_training_goes_on_after(
+    runs: dict[str, Future[Run]], name: str, expected: list[str]
+) -> None:
+    run = runs[name].result()
+    assert states(run) == expected
+    assert_resumed(run, runs["nothing"].result())
+
+
+def test_a_job_that_is_short_of_time_is_submitted_once_and_never_fails(
+    runs: dict[str, Future[Run]],
+) -> None:
+    run = runs["short_limit"].result()
+    said = run.said.read_text()
+    assert len({job.number for job in run.jobs()}) == 1
+    assert said.count("has been submitted with SLURM jobid") == 1
+    assert "Error in rule" not in said
+
+
+def test_the_graph_makes_few_submissions(runs: dict[str, Future[Run]]) -> None:
+    run = runs["whole_graph"].result()
+    assert set(states(run)) == {"COMPLETED"}
+    assert len(run.jobs()) <= 15
+    logs = {path.stem for path in (run.folder / "results/logs/slurm").rglob("*.log")}
+    assert logs == {job.number for job in run.jobs()}
+
+
+def test_the_graph_gives_the_results_of_a_local_run(
+    runs: dict[str, Future[Run]], smoke_run: Path
+) -> None:
+    run = runs["whole_graph"].result()
+    names = list_results(smoke_run)
+    assert names == list_results(run.folder)
+    different = [
+        name for name in names if read_untimed(run.folder / name) != read_untimed(smoke_run / name)
+    ]
+    assert different == []
+
+
+def list_results(folder: Path) -> list[str]:
+    """Files of a run but those that tell how it went, the report, which has times in it, and the
+    local Census, whose files are named after the moment.
+    """
+    paths = (folder / "results").rglob("*")
+    names = sorted(str(path.relative_to(folder)) for path in paths if path.is_file())
+    apart = re.compile("results/(logs|benchmarks|state|report|census/[^/]*_soma)/")
+    return [name for name in names if not apart.match(name)]
+
+
+def test_two_nodes_train_what_one_trains(runs: dict[str, Future[Run]]) -> None:
+    one, two = (runs[name].result() for name in ("one_node", "two_nodes"))
+    for file in (MODEL, MODEL.replace("model.safetensors", "metrics.jsonl")):
+        assert read_untimed(one.folder / file) == read_untimed(two.folder / file)
+    (job,) = two.jobs()
+    assert ask("sacct", "-X", "-n", "-P", "-j", job.number, "-o", "NodeList") == "n[1-2]"
+
+
+def test_nodes_of_gpus_are_asked_for_in_slurms_words(runs: dict[str, Future[Run]]) -> None:
+    said = runs["many_gpus"].result().said.read_text()
+    call = said[said.index("sbatch --parsable") :].split("--wrap", 1)[0]
+    for option in ("--nodes=4", "--ntasks=4", "--gres=gpu:8", "--cpus-per-task=2", "-t 1440"):
+        assert f" {option} " in call
+    assert "--gpus" not in call
+    assert "--ntasks-per-gpu" not in call
