@@ -24,11 +24,24 @@ def read_lock() -> dict[str, str]:
     return read_pins((ROOT / "envs/lock.txt").read_text().splitlines())
 
 
-def test_the_conda_environment_pins_what_the_lock_pins() -> None:
-    environment = yaml.safe_load((ROOT / "envs/pipeline.yaml").read_text())
+def read_conda(name: str) -> dict[str, str]:
+    environment = yaml.safe_load((ROOT / f"envs/{name}.yaml").read_text())
     *conda, pip = environment["dependencies"]
     assert conda == ["python=3.11", "pip"]
-    assert read_pins(pip["pip"]) == read_lock()
+    return read_pins(pip["pip"])
+
+
+def test_the_conda_environment_pins_what_the_lock_pins() -> None:
+    assert read_conda("pipeline") == read_lock()
+
+
+def test_other_environments_differ_from_the_lock_in_their_own_packages_alone() -> None:
+    lock, pins = read_lock(), read_conda("baselines")
+    assert {name: lock[name] for name in pins.keys() & lock.keys()}.items() <= pins.items()
+
+
+def test_no_pin_is_of_one_build() -> None:
+    assert not [version for version in read_lock().values() if "+" in version]
 
 
 def test_the_lock_has_every_direct_dependency() -> None:
