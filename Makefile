@@ -31,7 +31,7 @@ test: $(READY)  ## all tests
 test-fast: $(READY)  ## the tests that take seconds
 	$(BIN)/python -m pytest -m "not slow"
 
-test-slurm: $(READY)  ## the smoke graph on a Slurm of two virtual nodes, which it installs (Debian 12, as root)
+test-slurm: $(READY)  ## the smoke graph, and faults, on a Slurm that it installs (Debian 12, as root)
 	SCGPT_TEST_SLURM=1 $(BIN)/python -m pytest -m slurm tests/slurm
 
 lint: $(READY)  ## ruff, mypy, snakefmt, snakemake --lint
@@ -47,7 +47,7 @@ format: $(READY)  ## rewrite the code in the house style
 	$(BIN)/snakefmt Snakefile rules
 
 bench-%: $(READY)  ## figures of speed into results/bench/: bench-embed, bench-collate, ...
-	$(BIN)/python -m benchmarks.bench_$*
+	$(BIN)/python -m benchmarks.bench_$(subst -,_,$*)
 
 rulegraph: $(READY)  ## draw the graph of rules (needs graphviz)
 	$(BIN)/snakemake --rulegraph | dot -Tsvg > docs/rulegraph.svg
@@ -56,7 +56,7 @@ pictures: $(READY)  ## take the README's pictures out of the report of `make dem
 	$(BIN)/python docs/take_pictures.py results/report/integration.ipynb docs
 
 lock: $(READY)  ## write envs/lock.txt and envs/pipeline.yaml anew from what is installed
-	(sed -n '/^#/p' envs/lock.txt; $(BIN)/python -m pip freeze --all --exclude-editable --exclude pip) > envs/lock.new
+	(sed -n '/^#/p' envs/lock.txt; $(BIN)/python -m pip freeze --all --exclude-editable --exclude pip | sed 's/+.*//') > envs/lock.new
 	mv envs/lock.new envs/lock.txt
 	(sed '/- pip:$$/q' envs/pipeline.yaml; sed -n '/==/s/^/      - /p' envs/lock.txt) > envs/pipeline.new
 	mv envs/pipeline.new envs/pipeline.yaml
