@@ -15,11 +15,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from cluster import MODEL, ROOT, TRAINING, Job, Run, ask, send, wait_until
 
 START = ROOT / "tests/slurm/start_slurm.sh"
-TIMED = {"seconds", "cells_per_s", "tokens_per_s", "peak_memory_mb"}
+TIMED = {
+    "seconds", "cells_per_s", "tokens_per_s", "gflops_per_s_and_process", "flops_use",
+    "peak_memory_mb",
+}  # fmt: skip
+"""What no two runs have in common, in records, learning curves and tables."""
 
 pytestmark = [
     pytest.mark.slurm,
@@ -183,6 +188,8 @@ def read_untimed(path: Path) -> Any:
         return drop_timed(json.loads(path.read_text()))
     if path.suffix == ".jsonl":
         return [drop_timed(json.loads(line)) for line in path.read_text().splitlines()]
+    if path.suffix == ".parquet" and {"benchmark", "generation"} & set(path.parts):
+        return pd.read_parquet(path).drop(columns="seconds", errors="ignore").to_csv()
     return path.read_bytes()
 
 
@@ -258,12 +265,14 @@ def test_the_graph_gives_the_results_of_a_local_run(
 
 
 def list_results(folder: Path) -> list[str]:
-    """Files of a run but those that tell how it went, the report, which has times in it, and the
-    local Census, whose files are named after the moment.
+    """Files of a run but those that tell how it went, the report and what is written from the
+    records, which have times in them, and the local Census, whose files are named after the moment.
     """
     paths = (folder / "results").rglob("*")
     names = sorted(str(path.relative_to(folder)) for path in paths if path.is_file())
-    apart = re.compile("results/(logs|benchmarks|state|report|census/[^/]*_soma)/")
+    apart = re.compile(
+        "results/(logs|benchmarks|state|report|census/[^/]*_soma)/|.*/README.md|.*/scores.tsv"
+    )
     return [name for name in names if not apart.match(name)]
 
 
