@@ -26,7 +26,9 @@ def test_the_whole_graph_runs(smoke_run: Path) -> None:
         "seconds",
     ]
     assert set(scores["method"]) == {"hvg_pca", "scgpt_zero_shot", "scgpt_finetuned"}
-    assert scores["value"].notna().all()
+    # Each type of the smoke cells is in every batch: none is isolated.
+    undefined = scores.loc[scores["value"].isna(), "metric"]
+    assert set(undefined) <= {"isolated_f1", "isolated_asw"}
     for report in ("qc", "pretrain", "integration", "mapping", "generation", "summary"):
         html = (smoke_run / f"results/report/{report}.html").read_text()
         assert "<img" in html or report == "summary"
