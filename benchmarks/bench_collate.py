@@ -11,21 +11,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.harness import measure, report
-from benchmarks.real_cells import CLS_ID, PAD_ID, read_cells, resample
+from benchmarks.real_cells import masked_tokens, read_cells, resample
 from scgpt_core.data.cells import Cells
-from scgpt_core.data.collate import TokenSettings, to_batch
+from scgpt_core.data.collate import to_batch
 
 BATCH_CELLS, N_BATCHES = 64, 4
-SETTINGS = TokenSettings(
-    max_tokens=1200,
-    n_bins=51,
-    pad_id=PAD_ID,
-    cls_id=CLS_ID,
-    cls_value=-2,
-    pad_value=-2,
-    mask_value=-1,
-    mask_share=0.4,
-)
+SETTINGS = masked_tokens()
 
 
 def collate_as_published(genes: list[np.ndarray], counts: list[np.ndarray]) -> dict[str, Tensor]:

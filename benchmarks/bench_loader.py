@@ -18,8 +18,14 @@ import numpy as np
 from anndata.experimental import AnnLoader
 
 from benchmarks.harness import RUNS, measure, report
-from benchmarks.real_cells import as_adata, build_corpus, read_cells, resample, write_cells
-from scgpt_core.data.collate import TokenSettings
+from benchmarks.real_cells import (
+    as_adata,
+    build_corpus,
+    masked_tokens,
+    read_cells,
+    resample,
+    write_cells,
+)
 from scgpt_core.data.loader import ShardLoader
 from scgpt_core.data.order import EpochOrder, shuffle_entropy
 from scgpt_core.data.shards import open_corpus
@@ -31,16 +37,7 @@ Batches = Callable[[], Iterable[object]]
 def our_batches(folder: Path, threads: int) -> Batches:
     """Give an epoch of our loader."""
     corpus = open_corpus(folder)
-    settings = TokenSettings(
-        max_tokens=1200,
-        n_bins=51,
-        pad_id=corpus.vocab.pad_id,
-        cls_id=corpus.vocab.cls_id,
-        cls_value=-2,
-        pad_value=-2,
-        mask_value=-1,
-        mask_share=0.4,
-    )
+    settings = masked_tokens(corpus.vocab.pad_id, corpus.vocab.cls_id)
     return ShardLoader(corpus, settings, batch_cells=BATCH_CELLS, seed=0, threads=threads).batches
 
 

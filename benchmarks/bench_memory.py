@@ -18,9 +18,16 @@ import pandas as pd
 import pyarrow as pa
 
 from benchmarks.harness import report
-from benchmarks.real_cells import ROOT, as_adata, build_corpus, read_cells, resample, write_cells
+from benchmarks.real_cells import (
+    ROOT,
+    as_adata,
+    build_corpus,
+    masked_tokens,
+    read_cells,
+    resample,
+    write_cells,
+)
 from scgpt_core.data.census import query_census
-from scgpt_core.data.collate import TokenSettings
 from scgpt_core.data.download import download_partition
 from scgpt_core.data.loader import ShardLoader
 from scgpt_core.data.local_census import build_census
@@ -100,16 +107,7 @@ def make_partitions(folder: Path, n_cells: int) -> list[Path]:
 def run_epoch(folder: Path) -> None:
     """All batches of an epoch."""
     corpus = open_corpus(folder, verify=False)
-    tokens = TokenSettings(
-        max_tokens=1200,
-        n_bins=51,
-        pad_id=corpus.vocab.pad_id,
-        cls_id=corpus.vocab.cls_id,
-        cls_value=-2,
-        pad_value=-2,
-        mask_value=-1,
-        mask_share=0.4,
-    )
+    tokens = masked_tokens(corpus.vocab.pad_id, corpus.vocab.cls_id)
     loader = ShardLoader(corpus, tokens, batch_cells=256, seed=0, threads=2)
     n_cells = sum(len(batch.ids_BL) for batch in loader.batches())
     assert n_cells == corpus.n_cells

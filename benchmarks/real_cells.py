@@ -11,6 +11,7 @@ from scipy.sparse import csr_matrix
 
 from scgpt_core.config import QCSettings
 from scgpt_core.data.cells import Cells, cells_from_csr, take_cells
+from scgpt_core.data.collate import TokenSettings
 from scgpt_core.data.partitions import Partition, write_partition
 from scgpt_core.data.qc import CleanCells
 from scgpt_core.data.shards import OBS_COLUMNS, build_shard, seal_shards
@@ -20,6 +21,20 @@ from scgpt_core.keys import FEATURE_ID, FEATURE_LENGTH, FEATURE_NAME, IS_PRIMARY
 ROOT = Path(__file__).parents[1]
 N_TOKENS = 60_697  # the vocabulary of the published models
 PAD_ID, CLS_ID = 60_694, 60_695
+
+
+def masked_tokens(pad_id: int = PAD_ID, cls_id: int = CLS_ID) -> TokenSettings:
+    """Tokens of the published length, 40 % of the values masked."""
+    return TokenSettings(
+        max_tokens=1200,
+        n_bins=51,
+        pad_id=pad_id,
+        cls_id=cls_id,
+        cls_value=-2,
+        pad_value=-2,
+        mask_value=-1,
+        mask_share=0.4,
+    )
 
 
 def read_cells(name: str, *, min_genes: int, max_genes: int) -> Cells:

@@ -9,13 +9,14 @@ Shapes: B cells in a batch, L tokens (the first is ``<cls>``), G genes.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
 from scgpt_core.batch import Batch
+from scgpt_core.config import ModelConfig
 from scgpt_core.data import kernels
 from scgpt_core.data.binning import draw_keys, quantiles, wrong_counts
 from scgpt_core.data.cells import Cells
@@ -67,6 +68,26 @@ class TokenSettings:
     """Shares of unknown genes, one drawn for each cell (generative pretraining)."""
     pad_to: int | None = None
     """Length of every batch; None: that of its longest cell."""
+
+    @classmethod
+    def of_model(cls, config: ModelConfig, **settings: Any) -> Self:
+        """Settings that a model reads its tokens by; ``<cls>`` as zero-shot unless `settings` say.
+
+        Parameters
+        ----------
+        config
+            Gives bins, ids and special values.
+        settings
+            The other fields.
+        """
+        return cls(
+            **{"cls_value": config.pad_value} | settings,
+            n_bins=config.n_bins,
+            pad_id=config.pad_id,
+            cls_id=config.cls_id,
+            pad_value=config.pad_value,
+            mask_value=config.mask_value,
+        )
 
     def __post_init__(self) -> None:
         if self.mask_share is not None and self.unknown_shares:

@@ -112,15 +112,7 @@ class _Embedder:
         self.batch_size = batch_size
         self.seed = seed
         self.parts = parts
-        self.tokens = TokenSettings(
-            max_tokens=max_tokens,
-            n_bins=config.n_bins,
-            pad_id=config.pad_id,
-            cls_id=config.cls_id,
-            pad_value=config.pad_value,
-            mask_value=config.mask_value,
-            cls_value=config.pad_value,
-        )
+        self.tokens = TokenSettings.of_model(config, max_tokens=max_tokens)
         format_ = precision if self.int8 else str(self.precision)
         self.identity = digest([ckpt.digest, asdict(self.tokens), seed, format_])
 

@@ -137,16 +137,8 @@ def _batches(
     unknown_shares: Sequence[float] = (),
 ) -> Iterator[Batch]:
     """Yield mini-batches of the cells, in their order."""
-    config = ckpt.config
-    tokens = TokenSettings(
-        max_tokens=settings.max_tokens,
-        n_bins=config.n_bins,
-        pad_id=config.pad_id,
-        cls_id=config.cls_id,
-        pad_value=config.pad_value,
-        mask_value=config.mask_value,
-        cls_value=config.pad_value,
-        unknown_shares=tuple(unknown_shares),
+    tokens = TokenSettings.of_model(
+        ckpt.config, max_tokens=settings.max_tokens, unknown_shares=tuple(unknown_shares)
     )
     rows = np.arange(len(cells.cell_ids))
     for first in range(0, len(rows), settings.batch_size):

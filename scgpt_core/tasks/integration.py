@@ -236,13 +236,9 @@ def token_settings(
     config: ModelConfig, prepared: Prepared, *, mask_share: float | None
 ) -> TokenSettings:
     """Tokens of integration: all variable genes in every cell, zeros kept, `<cls>` with value 0."""
-    return TokenSettings(
+    return TokenSettings.of_model(
+        config,
         max_tokens=len(prepared.genes) + 1,
-        n_bins=config.n_bins,
-        pad_id=config.pad_id,
-        cls_id=config.cls_id,
-        pad_value=config.pad_value,
-        mask_value=config.mask_value,
         cls_value=0,
         genes=prepared.genes,
         mask_share=mask_share,

@@ -156,15 +156,8 @@ def _weights(corpus: Corpus, settings: PretrainSettings) -> NDArray[np.float64] 
 
 def _token_settings(config: ModelConfig, settings: PretrainSettings) -> TokenSettings:
     """Tokens as zero-shot embedding makes them, with a split into known and unknown genes."""
-    return TokenSettings(
-        max_tokens=settings.max_tokens,
-        n_bins=config.n_bins,
-        pad_id=config.pad_id,
-        cls_id=config.cls_id,
-        pad_value=config.pad_value,
-        mask_value=config.mask_value,
-        cls_value=config.pad_value,
-        unknown_shares=settings.unknown_shares,
+    return TokenSettings.of_model(
+        config, max_tokens=settings.max_tokens, unknown_shares=settings.unknown_shares
     )
 
 

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from importlib.util import find_spec
 from pathlib import Path
 
 import anndata as ad
@@ -62,7 +61,6 @@ def test_a_shard_holds_token_ids_and_counts(corpus_folder: Path, partitions: lis
             assert dict(zip(genes, row["counts"], strict=True)) == expected
 
 
-@pytest.mark.skipif(find_spec("datasets") is None, reason="`make` installs datasets of the lock")
 def test_hugging_face_datasets_opens_shards_alone(corpus_folder: Path, tmp_path: Path) -> None:
     shards = sorted(map(str, corpus_folder.glob("shard_*.arrow")))
     script = (
