@@ -26,6 +26,27 @@ rule score:
         "../workflow_scripts/score.py"
 
 
+rule score_labels:
+    input:
+        "results/tasks/annotation/{dataset}/{method}/{seed}/predictions.parquet",
+    output:
+        "results/benchmark/annotation/{dataset}/{method}/{seed}.parquet",
+    log:
+        "results/logs/benchmark/score_labels_{dataset}_{method}_{seed}.log",
+    benchmark:
+        "results/benchmarks/benchmark/score_labels_{dataset}_{method}_{seed}.tsv"
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=get_mem_mb(1000),
+        runtime=get_runtime(30),
+    params:
+        code=get_code("label_metrics", "scores"),
+    script:
+        "../workflow_scripts/score_labels.py"
+
+
 rule collect_scores:
     input:
         get_scores,

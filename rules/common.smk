@@ -20,6 +20,10 @@ for variable, folder in (("PYTHONPATH", ROOT), ("PATH", Path(sys.executable).par
 CFG, TABLES = load_config(config, ROOT)
 if DeploymentMethod.CONDA not in workflow.deployment_settings.deployment_method:
     CFG = leave_out_missing(CFG, TABLES)
+BENCHMARKS = {  # data sets by task
+    "integration": CFG.benchmark.integration,
+    "annotation": CFG.benchmark.annotation,
+}
 
 
 include: "helpers/training.smk"
@@ -68,7 +72,7 @@ def get_weights_mb(architecture):
     return round(4 * (60_697 * width + architecture.n_layers * layer) / 1e6)
 
 
-def get_methods(rule_name, *, extra=False):
+def get_methods(rule_name, *, task="integration", extra=False):
     """Names of the methods that a rule runs, as a regular expression for its `method` wildcard.
 
     With `extra` those that need a package beyond the core lock, else those that do not.
@@ -76,8 +80,13 @@ def get_methods(rule_name, *, extra=False):
     return get_names(
         row.method
         for row in TABLES.methods.values()
-        if row.rule == rule_name and bool(row.requires) == extra
+        if (row.rule, row.task, bool(row.requires)) == (rule_name, task, extra)
     )
+
+
+def get_benchmarked(task):
+    """Names of the methods that the config asks for, of one task."""
+    return [name for name in CFG.benchmark.methods if TABLES.methods[name].task == task]
 
 
 # What memory grows with where a model is: its weights, in MB of float32 at the published vocabulary's

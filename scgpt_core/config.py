@@ -8,6 +8,7 @@ the path of the key and the allowed values. This module never imports torch.
 import csv
 import importlib.util
 import logging
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -18,6 +19,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 """Stands in paths under `results/`: letters, digits, `_` and `-`."""
+Task = Literal["integration", "annotation"]
 
 logger = logging.getLogger(__name__)
 
@@ -335,6 +337,50 @@ class IntegrationSettings(Settings):
     trainer: FineTuningTrainer = FineTuningTrainer()
 
 
+class LabelSettings(Settings):
+    """How labels go from reference cells to a query, whatever method learns them."""
+
+    heldout_share: float = Field(default=0.1, gt=0, lt=1)
+    """Share of the reference cells of each label that nothing is learned from: early stops look at
+    them, and the temperature of the probabilities is fitted to them."""
+    low_data_shares: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.1, 0.3)
+    """Shares of the reference's labels that are learned from too, beside all of them."""
+    unknown_below: Share = 0.5
+    """Cells whose most probable label has less probability are called unknown."""
+
+
+class AnnotationTrainer(FineTuningTrainer):
+    """The loop as annotation sets it."""
+
+    schedule: Literal["cosine", "constant", "exponential"] = "cosine"
+    """As in `TrainerSettings`. Not by epochs, of which there are ten times as many where a tenth of
+    the labels is learned from."""
+
+
+class AnnotationSettings(Settings):
+    """Fine-tuning for annotation; the defaults are those of the published tutorial."""
+
+    labels: LabelSettings = LabelSettings()
+    n_genes: Count | None = None
+    """Highly variable genes of the reference (seurat_v3, per batch) that are tokens where a cell
+    has them; null: all genes."""
+    max_tokens: Count = 3001
+    """Longest sequence, `<cls>` included; longer cells are sampled, in training anew each epoch."""
+    min_matched: Share = 0.5
+    """Share of a data set's counts whose genes must be in the vocabulary, or the run stops."""
+    class_weights: bool = True
+    """Let all classes count alike in the loss, however many cells they have."""
+    mask_share: Share = 0
+    """Share of the values that are masked in training, against over-fitting."""
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    """Dropout in fine-tuning; null: the model's own."""
+    epochs: Count = 10
+    """Passes over the training cells, at most; where labels are few, as many steps as with all."""
+    patience: Count = 5
+    """Epochs without a better held-out loss before the fit stops."""
+    trainer: AnnotationTrainer = AnnotationTrainer()
+
+
 class GenerationSettings(Settings):
     """Generation of cells' profiles, and how they compare with true ones."""
 
@@ -414,8 +460,10 @@ class BenchmarkSettings(Settings):
 
     integration: tuple[Name, ...] = ()
     """Data sets of the integration benchmark."""
+    annotation: tuple[Name, ...] = ()
+    """Data sets of the annotation benchmark; their rows say which batches are the `query`."""
     methods: tuple[Name, ...] = ()
-    """Methods, rows of methods.tsv."""
+    """Methods, rows of methods.tsv; each runs on the data sets of its task."""
     seeds: tuple[int, ...] = (0,)
     """Each method runs once with each."""
 
@@ -447,6 +495,7 @@ class Config(Settings):
     pretrain: PretrainSettings = PretrainSettings()
     embed: EmbedSettings = EmbedSettings()
     integration: IntegrationSettings = IntegrationSettings()
+    annotation: AnnotationSettings = AnnotationSettings()
     generation: GenerationSettings = GenerationSettings()
     index: IndexSettings = IndexSettings()
     benchmark: BenchmarkSettings = BenchmarkSettings()
@@ -461,8 +510,8 @@ class Config(Settings):
 
 
 def _split(names: object) -> object:
-    """Names of a table's cell, which blanks separate."""
-    return tuple(names.split()) if isinstance(names, str) else names
+    """Names of a table's cell, which blanks separate; one that has blanks itself is quoted."""
+    return tuple(shlex.split(names)) if isinstance(names, str) else names
 
 
 class CorpusRow(Settings):
@@ -541,9 +590,11 @@ class DatasetRow(Settings):
     obs_filter: str | None = None
     """pandas query on obs that keeps cells, as `demuxlet_cls == "SNG"`."""
     obs_columns: Annotated[tuple[str, ...], BeforeValidator(_split)] = ()
-    """More obs columns to keep, text, for a data set that is a reference (names without blanks)."""
+    """More obs columns to keep, text, for a data set that is a reference."""
     parts: Annotated[tuple[Name, ...], BeforeValidator(_split)] = ()
     """Instead of a path: rows whose cells are merged over their common genes, each a batch."""
+    query: Annotated[tuple[str, ...], BeforeValidator(_split)] = ()
+    """Batches that annotation gives labels to, as learned from the cells of the others."""
     description: str = ""
 
     @model_validator(mode="after")
@@ -558,7 +609,7 @@ class MethodRow(Settings):
     """A row of methods.tsv."""
 
     method: Name
-    task: Literal["integration"]
+    task: Task
     """What it is a method of."""
     rule: Literal["baseline", "embed", "finetune"]
     """The rule that runs it."""
@@ -656,6 +707,7 @@ def load_config(config: Mapping[str, Any], root: Path) -> tuple[Config, Tables]:
         ("generation.datasets", cfg.generation.datasets, tables.datasets),
         ("index.queries", cfg.index.queries, tables.datasets),
         ("benchmark.integration", cfg.benchmark.integration, tables.datasets),
+        ("benchmark.annotation", cfg.benchmark.annotation, tables.datasets),
         ("benchmark.methods", cfg.benchmark.methods, tables.methods),
         (f"{cfg.models}: corpus", [m.corpus for m in tables.models.values()], tables.corpora),
         (
@@ -672,6 +724,12 @@ def load_config(config: Mapping[str, Any], root: Path) -> tuple[Config, Tables]:
             f"{cfg.datasets}: rename one"
         )
         raise ValueError(message)
+    for name in cfg.benchmark.annotation:
+        if not tables.datasets[name].query:
+            message = (
+                f"config: benchmark.annotation: {cfg.datasets} names no query batches of {name}"
+            )
+            raise ValueError(message)
     return cfg, tables
 
 

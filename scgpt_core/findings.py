@@ -37,7 +37,7 @@ _KINDS: Final = {
     "baseline": "a simple baseline",
     "random": "a control, the same network with random weights: what pretraining adds is above it",
     "embed": "the pretrained model as it is, which was not trained on these cells",
-    "finetune": "the model trained further on these cells and their batches",
+    "finetune": "the model trained further on these cells",
 }
 """What a method is, by the rule that runs it."""
 

@@ -30,6 +30,16 @@ LABEL: Final = "label"
 # obsm of every embedding file
 EMBEDDING: Final = "X_emb"
 
+# a table of predicted labels, beside `batch` and `label`
+CELL: Final = "cell"
+LABEL_SHARE: Final = "label_share"
+"""Share of the reference's labels that was learned from."""
+PREDICTED: Final = "predicted"
+CONFIDENCE: Final = "confidence"
+IS_UNKNOWN: Final = "unknown"
+PROBABILITY: Final = "probability: "
+"""Followed by a class."""
+
 UNKNOWN: Final = "unknown"
 """The label of a cell whose type nobody has given; never a class to predict or to score."""
 

@@ -504,6 +504,41 @@ def plot_counts(counts: Mapping[str, int], *, label: str, shown: int = 30) -> Fi
 
 
 @_styled
+def plot_curves(
+    curves: Mapping[str, Mapping[str, pd.DataFrame]], *, x: str, y: str, diagonal: bool = False
+) -> Figure:
+    """Lines of every method, a panel for each data set.
+
+    Parameters
+    ----------
+    curves
+        By data set and title of a method: columns `x` and `y`, shares of 1, and `low` and `high`
+        where there are intervals.
+    x, y
+        Columns, and what the axes are called.
+    diagonal
+        Draw where the two are equal.
+    """
+    figure, axes = _panels(1, len(curves), width=3.6, height=3.2, sharey=True)
+    titles = list(dict.fromkeys(title for lines in curves.values() for title in lines))
+    for ax, (dataset, lines) in zip(axes[0], curves.items(), strict=True):
+        if diagonal:
+            ax.plot([0, 1], [0, 1], color=_GREY, linestyle="--", linewidth=1)
+        for title, line in lines.items():
+            i = titles.index(title)
+            colour, marker = _COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)]
+            marker = marker if len(line) <= 30 else ""
+            ax.plot(line[x], line[y], color=colour, marker=marker, markersize=4, label=title)
+            if "low" in line and line["low"].notna().any():
+                ax.fill_between(line[x], line["low"], line["high"], color=colour, alpha=0.15)
+        ax.set(title=dataset, xlabel=x, ylabel=y if ax is axes[0, 0] else "")
+        ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    handles, names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside right center")
+    return figure
+
+
+@_styled
 def plot_costs(costs: pd.DataFrame) -> Figure:
     """Time and peak memory by method: a dot for each run, the median written beside them.
 

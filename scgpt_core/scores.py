@@ -1,4 +1,4 @@
-"""Scores of the benchmark: every metric of one embedding, and tables over methods and seeds.
+"""Scores of the benchmark: every metric of one run, and tables over methods and seeds.
 
 A tidy table of scores has the columns `COLUMNS`: a row for each metric of each run.
 """
@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scgpt_core import metrics
-from scgpt_core.keys import BATCH, EMBEDDING, LABEL
+from scgpt_core import label_metrics, metrics
+from scgpt_core.keys import BATCH, EMBEDDING, LABEL, LABEL_SHARE
+from scgpt_core.label_metrics import Labels
 from scgpt_core.metrics import Cells
 
 if TYPE_CHECKING:
@@ -22,19 +23,35 @@ if TYPE_CHECKING:
 
 COLUMNS: Final = ("task", "dataset", "method", "seed", "metric", "value", "seconds")
 """Of a tidy table; `seconds` is what it took to compute the metric."""
-MAIN: Final = ("avg_bio", "avg_batch", "overall", "scib_overall")
-"""Metrics of the main table; methods are ranked by `overall`."""
+MAIN: Final[Mapping[str, tuple[str, ...]]] = {
+    "integration": ("avg_bio", "avg_batch", "overall", "scib_overall"),
+    "annotation": ("macro_f1", "accuracy", "selective_accuracy", "calibration"),
+}
+"""Metrics of the main table, by task."""
+RANKED_BY: Final = {"integration": "overall", "annotation": "macro_f1"}
+"""The metric that methods are ranked by, by task."""
+AT: Final = "_at_"
+"""Stands between a metric and the per cent of the labels that were learned from, where not all."""
 _RESAMPLES: Final = 2000
 _log = logging.getLogger(__name__)
 
 
 class Metric(NamedTuple):
-    """Something measured on the cells; its function's docstring defines it in words."""
+    """Something measured on an embedding; its function's docstring defines it in words."""
 
     title: str
     group: Literal["bio", "batch"]
     """Whether it shows that biology is kept apart, or that batches are mixed."""
     compute: Callable[[Cells], float]
+
+
+class LabelMetric(NamedTuple):
+    """Something measured on labels; its function's docstring defines it in words."""
+
+    title: str
+    group: Literal["right", "sure", "novel"]
+    """Whether labels are right, probabilities honest, or new types found."""
+    compute: Callable[[Labels], float]
 
 
 class Mean(NamedTuple):
@@ -58,7 +75,20 @@ METRICS: Final[Mapping[str, Metric]] = {
     "ilisi": Metric("iLISI", "batch", metrics.ilisi),
     "kbet": Metric("kBET", "batch", metrics.kbet),
 }
-"""In the order of the tables. Greater is better, and 1 is the best."""
+"""Of integration, in the order of the tables. Greater is better, and 1 is the best."""
+LABEL_METRICS: Final[Mapping[str, LabelMetric]] = {
+    "macro_f1": LabelMetric("Macro-F1", "right", label_metrics.macro_f1),
+    "accuracy": LabelMetric("Accuracy", "right", label_metrics.accuracy),
+    "macro_precision": LabelMetric("Precision", "right", label_metrics.macro_precision),
+    "macro_recall": LabelMetric("Recall", "right", label_metrics.macro_recall),
+    "selective_accuracy": LabelMetric("Selective acc.", "sure", label_metrics.selective_accuracy),
+    "calibration": LabelMetric("Calibration", "sure", label_metrics.calibration),
+    "covered": LabelMetric("Covered", "sure", label_metrics.covered),
+    "covered_accuracy": LabelMetric("Covered acc.", "sure", label_metrics.covered_accuracy),
+    "novel_unknown": LabelMetric("New unknown", "novel", label_metrics.novel_unknown),
+    "novel_auroc": LabelMetric("New AUROC", "novel", label_metrics.novel_auroc),
+}
+"""Of annotation, in the order of the tables. Greater is better, and 1 is the best."""
 
 
 def avg_bio(values: Mapping[str, float]) -> float:
@@ -155,14 +185,49 @@ def score_embedding(embedding: "AnnData", unintegrated: "AnnData") -> pd.DataFra
     return pd.DataFrame(rows, columns=["metric", "value", "seconds"])
 
 
+def score_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Score the labels of a query with all of `LABEL_METRICS`.
+
+    Parameters
+    ----------
+    predictions
+        A row for each cell and share of the labels, see `scgpt_core.tasks.labelling.Labelling`.
+
+    Returns
+    -------
+    Columns metric, value and seconds; the value is missing where a metric is not defined. There
+    are also `f1/LABEL`, `precision/LABEL` and `recall/LABEL` of each type that query and reference
+    have, and, where fewer labels were learned from, `macro_f1_at_10` and `accuracy_at_10` (10 per
+    cent of them) and so on.
+    """
+    shares = predictions[LABEL_SHARE]
+    labels = Labels.read(predictions[shares == 1])
+    rows = []
+    for name, metric in LABEL_METRICS.items():
+        start = time.perf_counter()
+        rows.append((name, metric.compute(labels), time.perf_counter() - start))
+    for kind in ("precision", "recall", "f1"):
+        rows += [(f"{kind}/{label}", v, 0.0) for label, v in labels.by_label[kind].items()]
+    for share in sorted(set(shares) - {1}):
+        fewer = Labels.read(predictions[shares == share])
+        for name in ("macro_f1", "accuracy"):
+            value = LABEL_METRICS[name].compute(fewer)
+            rows.append((f"{name}{AT}{100 * share:g}", value, 0.0))
+    return pd.DataFrame(rows, columns=["metric", "value", "seconds"])
+
+
 def define_metrics() -> pd.DataFrame:
-    """Columns metric, title, group and definition (in words), a row for each metric and mean."""
-    rows: list[tuple[str, str, str, str | None]] = [
-        (name, metric.title, metric.group, inspect.getdoc(metric.compute))
-        for name, metric in METRICS.items()
+    """Columns task, metric, title, group and definition (in words) of each metric and mean."""
+    rows = [
+        (task, name, metric.title, getattr(metric, "group", "mean"), inspect.getdoc(metric.compute))
+        for task, table in (
+            ("integration", METRICS),
+            ("integration", MEANS),
+            ("annotation", LABEL_METRICS),
+        )
+        for name, metric in table.items()
     ]
-    rows += [(name, m.title, "mean", inspect.getdoc(m.compute)) for name, m in MEANS.items()]
-    table = pd.DataFrame(rows, columns=["metric", "title", "group", "definition"])
+    table = pd.DataFrame(rows, columns=["task", "metric", "title", "group", "definition"])
     table["definition"] = table["definition"].str.split().str.join(" ")
     return table
 
@@ -188,6 +253,28 @@ def summarise_scores(scores: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*keys, "mean", "low", "high", "n_seeds"])
 
 
+def learning_curve(summary: pd.DataFrame, *, dataset: str, method: str) -> pd.DataFrame:
+    """Macro-F1 of one method by the share of the labels that it learned from.
+
+    Parameters
+    ----------
+    summary
+        As `summarise_scores` gives it.
+    dataset, method
+        Which of them.
+
+    Returns
+    -------
+    Columns "share of the labels", "macro-F1", low and high, by ascending share.
+    """
+    part = summary[(summary["dataset"] == dataset) & (summary["method"] == method)]
+    part = part[part["metric"].str.fullmatch(f"macro_f1({AT}.+)?")]
+    per_cent = part["metric"].str.removeprefix("macro_f1").str.removeprefix(AT).replace("", "100")
+    curve = part[["mean", "low", "high"]].rename(columns={"mean": "macro-F1"})
+    curve.insert(0, "share of the labels", per_cent.astype(float) / 100)
+    return curve.sort_values("share of the labels", ignore_index=True)
+
+
 def _interval(values: NDArray[Any]) -> tuple[float, float]:
     """95 % percentile bootstrap interval of a mean, drawn from a fixed seed."""
     if len(values) < 2:
@@ -208,19 +295,22 @@ def main_table(scores: pd.DataFrame, titles: Mapping[str, str] | None = None) ->
         What to call the methods; a method that is not there is called by its name.
     """
     titles = titles or {}
-    summary = summarise_scores(scores[scores["metric"].isin(MAIN)])
+    shown = [metric for metrics_of_task in MAIN.values() for metric in metrics_of_task]
+    summary = summarise_scores(scores[scores["metric"].isin(shown)])
     width = max(len(titles.get(method, method)) for method in summary["method"]) + 4
-    blocks = []
+    defined = define_metrics().set_index("metric")
+    blocks, legend = [], []
     for (task, dataset), part in summary.groupby(["task", "dataset"], sort=False):
-        table = part.pivot_table("mean", index="method", columns="metric")[list(MAIN)]
-        table = table.sort_values("overall", ascending=False)
+        shown = list(MAIN[task])
+        table = part.pivot_table("mean", index="method", columns="metric", dropna=False)[shown]
+        table = table.sort_values(RANKED_BY[task], ascending=False)
         best = table.max()
         lines = [f"{task}: {dataset}", " " * width]
-        lines[1] += "".join(f"{MEANS[metric].title:>14}" for metric in MAIN)
+        lines[1] += "".join(f"{defined['title'][metric]:>16}" for metric in shown)
         for method, row in table.iterrows():
-            cells = (f"{row[m]:.3f}{'*' if row[m] == best[m] else ' '}" for m in MAIN)
+            cells = (f"{row[m]:.3f}{'*' if row[m] == best[m] else ' '}" for m in shown)
             name = titles.get(str(method), str(method))
-            lines.append(f"  {name:<{width - 2}}" + "".join(f"{cell:>15}"[1:] for cell in cells))
+            lines.append(f"  {name:<{width - 2}}" + "".join(f"{cell:>17}"[1:] for cell in cells))
         blocks.append("\n".join(lines))
-    legend = "\n".join(f"{MEANS[m].title}: {inspect.getdoc(MEANS[m].compute)}" for m in MAIN)
-    return "\n\n".join([*blocks, legend])
+        legend += [f"{defined['title'][m]}: {defined['definition'][m]}" for m in shown]
+    return "\n\n".join([*blocks, "\n".join(dict.fromkeys(legend))])

@@ -13,7 +13,11 @@ from scgpt_core.config import MethodRow, leave_out_missing, load_config, read_ta
 from scgpt_core.metrics import batch_variance
 
 ROOT = Path(__file__).parents[1]
-ROWS = read_table(ROOT / "config/methods.tsv", MethodRow)
+ROWS = {
+    name: row
+    for name, row in read_table(ROOT / "config/methods.tsv", MethodRow).items()
+    if row.task == "integration"
+}
 INSTALLED = {
     name: row.requires is None or importlib.util.find_spec(row.requires) is not None
     for name, row in ROWS.items()

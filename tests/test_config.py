@@ -10,7 +10,7 @@ import pytest
 import yaml
 from snakemake.utils import update_config
 
-from scgpt_core.config import ModelRow, load_config, read_table
+from scgpt_core.config import DatasetRow, ModelRow, load_config, read_table
 
 ROOT = Path(__file__).parents[1]
 
@@ -55,7 +55,9 @@ def test_a_corpus_can_have_thresholds_of_its_own(demo: dict[str, Any]) -> None:
         ({"pretrain": {"architecture": {"width": 30, "n_heads": 4}}}, "not a multiple of n_heads"),
         ({"corpus": "dmo"}, "corpus: dmo is in no row of its table; allowed: "),
         ({"benchmark": {"integration": ["pbmc"]}}, "benchmark.integration: pbmc is in no row"),
-        ({"benchmark": {"methods": ["magic"]}}, "allowed: harmony, hvg_pca"),
+        ({"benchmark": {"methods": ["magic"]}}, "allowed: celltypist, harmony, hvg_pca"),
+        ({"benchmark": {"annotation": ["cellmix"]}}, "names no query batches of cellmix"),
+        ({"annotation": {"labels": {"low_data_shares": [1]}}}, "annotation.labels.low_data_shares"),
         ({"index": {"queries": ["nothing"]}}, "index.queries: nothing"),
         ({"checkpoints": {"nobody": "/x"}}, "checkpoints: nobody"),
         ({"models": "config/none.tsv"}, "none.tsv does not exist"),
@@ -88,3 +90,8 @@ def test_a_wrong_table_row_is_named(tmp_path: Path, text: str, said: str) -> Non
 def test_config_never_imports_torch() -> None:
     code = "import scgpt_core.config, sys; assert not {'torch', 'scanpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_names_with_blanks_are_quoted_in_tables() -> None:
+    row = DatasetRow(dataset="d", path="d.h5ad", query="'patient 1' b")
+    assert row.query == ("patient 1", "b")

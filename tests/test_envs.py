@@ -44,6 +44,14 @@ def test_no_pin_is_of_one_build() -> None:
     assert not [version for version in read_lock().values() if "+" in version]
 
 
+def test_the_environment_of_celltypist_differs_from_the_lock_in_scikit_learn_alone() -> None:
+    environment = yaml.safe_load((ROOT / "envs/celltypist.yaml").read_text())
+    pins, lock = read_pins(environment["dependencies"][-1]["pip"]), read_lock()
+    differing = {name for name in pins.keys() & lock.keys() if pins[name] != lock[name]}
+    assert differing == {"scikit-learn"}
+    assert "celltypist" in pins
+
+
 def test_the_lock_has_every_direct_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]

@@ -186,6 +186,24 @@ def test_costs_are_medians_by_method() -> None:
     assert len(seconds.collections[1].get_offsets()) == 2
 
 
+def test_curves_have_a_panel_a_data_set_and_a_colour_a_method() -> None:
+    line = pd.DataFrame({"coverage": [0.5, 1.0], "accuracy": [1.0, 0.8]})
+    band = line.assign(low=[0.9, 0.7], high=[1.0, 0.9])
+    figure = plots.plot_curves(
+        {"d": {"A": line, "B": band}, "e": {"B": line}},
+        x="coverage",
+        y="accuracy",
+        diagonal=True,
+    )
+    d, e = figure.axes
+    assert [ax.get_title() for ax in (d, e)] == ["d", "e"]
+    _, a, b = d.lines
+    assert a.get_xydata().tolist() == [[0.5, 1.0], [1.0, 0.8]]
+    assert len(d.collections) == 1  # the interval of B
+    assert b.get_color() == e.lines[1].get_color() != a.get_color()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["A", "B"]
+
+
 @pytest.mark.parametrize("ending", ["png", "svg"])
 def test_a_saved_figure_has_the_same_bytes_again(tmp_path: Path, ending: str) -> None:
     def draw() -> Figure:

@@ -76,8 +76,8 @@ def test_other_cells_and_broken_embeddings_are_refused() -> None:
 
 def test_every_definition_is_a_sentence() -> None:
     definitions = scores.define_metrics()
-    assert definitions["metric"].tolist() == [*METRICS, *MEANS]
-    assert set(definitions["group"]) == {"bio", "batch", "mean"}
+    assert definitions["metric"].tolist() == [*METRICS, *MEANS, *scores.LABEL_METRICS]
+    assert set(definitions["group"]) == {"bio", "batch", "mean", "right", "sure", "novel"}
     assert definitions["definition"].str.fullmatch(r"[^\n]{20,}\.").all()
 
 

@@ -4,6 +4,7 @@ PAGES = {
     "qc": "Quality control",
     "pretrain": "Pretraining",
     "integration": "Integration",
+    "annotation": "Annotation",
     "mapping": "Reference mapping",
     "generation": "Generation",
 }
@@ -15,6 +16,10 @@ if CFG.model in CFG.checkpoints:  # a model that was imported was not pretrained
 
 if not CFG.benchmark.integration:
     del PAGES["integration"]
+
+
+if not CFG.benchmark.annotation:
+    del PAGES["annotation"]
 
 
 if not CFG.index.queries:
@@ -39,7 +44,17 @@ def get_page_artefacts(wildcards):
             "embeddings": expand(
                 "results/tasks/integration/{dataset}/{method}/{seed}/embedding.h5ad",
                 dataset=CFG.benchmark.integration,
-                method=CFG.benchmark.methods,
+                method=get_benchmarked("integration"),
+                seed=CFG.benchmark.seeds,
+            ),
+            "overlap": overlap,
+        },
+        "annotation": {
+            "scores": "results/benchmark/scores.parquet",
+            "predictions": expand(
+                "results/tasks/annotation/{dataset}/{method}/{seed}/predictions.parquet",
+                dataset=CFG.benchmark.annotation,
+                method=get_benchmarked("annotation"),
                 seed=CFG.benchmark.seeds,
             ),
             "overlap": overlap,
@@ -79,21 +94,27 @@ def get_page_artefacts(wildcards):
     }
 
 
+def get_task_parameters(task):
+    """Rows of the methods of a task's benchmark, and what its data sets are."""
+    return {
+        "methods": {
+            name: TABLES.methods[name].model_dump(mode="json")
+            for name in get_benchmarked(task)
+        },
+        "datasets": {
+            name: TABLES.datasets[name].description for name in BENCHMARKS[task]
+        },
+    }
+
+
 def get_page_parameters(wildcards):
     """What a notebook is told: its files, and the names and settings that it needs."""
-    methods = {
-        name: TABLES.methods[name].model_dump(mode="json")
-        for name in CFG.benchmark.methods
-    }
-    datasets = {
-        name: TABLES.datasets[name].description for name in CFG.benchmark.integration
-    }
+    tasks = {task: get_task_parameters(task) for task in BENCHMARKS}
     settings = {
-        "summary": {"methods": methods, "datasets": datasets},
-        "integration": {
-            "methods": methods,
-            "datasets": datasets,
-            "seed": CFG.benchmark.seeds[0],
+        "summary": {"tasks": tasks},
+        **{
+            task: {**told, "seed": CFG.benchmark.seeds[0]}
+            for task, told in tasks.items()
         },
     }
     return get_page_artefacts(wildcards) | settings.get(wildcards.notebook, {})

@@ -23,10 +23,13 @@ def get_published_vocab():
 
 def get_tested_datasets():
     """The data sets that models of the corpus are tested on, prepared."""
-    names = sorted(
-        {*CFG.benchmark.integration, *CFG.index.queries, *CFG.generation.datasets}
-    )
-    return [f"results/datasets/{name}.h5ad" for name in names]
+    names = {
+        *CFG.benchmark.integration,
+        *CFG.benchmark.annotation,
+        *CFG.index.queries,
+        *CFG.generation.datasets,
+    }
+    return [f"results/datasets/{name}.h5ad" for name in sorted(names)]
 
 
 def get_qc(wildcards):

@@ -1,7 +1,12 @@
 # What the rules of the stage tasks ask: names, files and settings, by wildcards.
 def get_dataset_row(wildcards):
-    """The row of datasets.tsv as plain values."""
-    return TABLES.datasets[wildcards.dataset].model_dump(mode="json")
+    """The row of datasets.tsv as plain values, but for what other rules read."""
+    return TABLES.datasets[wildcards.dataset].model_dump(mode="json", exclude={"query"})
+
+
+def get_query(wildcards):
+    """The batches that annotation gives labels to."""
+    return list(TABLES.datasets[wildcards.dataset].query)
 
 
 def is_url(path):

@@ -82,4 +82,6 @@ def _longest_batch(n_cells: int, config: ModelConfig) -> Batch:
         known_BL=~hidden_BL,
         target_BL=torch.ones(shape),
         hidden_BL=hidden_BL,
+        batch_B=torch.zeros(n_cells, dtype=torch.int64),
+        label_B=torch.zeros(n_cells, dtype=torch.int64),
     )

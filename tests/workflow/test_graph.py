@@ -25,11 +25,24 @@ def test_the_whole_graph_runs(smoke_run: Path) -> None:
         "value",
         "seconds",
     ]
-    assert set(scores["method"]) == {"hvg_pca", "scgpt_zero_shot", "scgpt_finetuned"}
+    methods = scores.groupby("task")["method"].agg(set).to_dict()
+    assert methods == {
+        "integration": {"hvg_pca", "scgpt_zero_shot", "scgpt_finetuned"},
+        "annotation": {"knn_pca", "scgpt_annotation"},
+    }
     # Each type of the smoke cells is in every batch: none is isolated.
-    undefined = scores.loc[scores["value"].isna(), "metric"]
+    integration = scores[scores["task"] == "integration"]
+    undefined = integration.loc[integration["value"].isna(), "metric"]
     assert set(undefined) <= {"isolated_f1", "isolated_asw"}
-    for report in ("qc", "pretrain", "integration", "mapping", "generation", "summary"):
+    for report in (
+        "qc",
+        "pretrain",
+        "integration",
+        "annotation",
+        "mapping",
+        "generation",
+        "summary",
+    ):
         html = (smoke_run / f"results/report/{report}.html").read_text()
         assert "<img" in html or report == "summary"
     for file in ("model.safetensors", "config.json", "vocab.json", "training.json", "README.md"):

@@ -110,11 +110,16 @@ def test_the_summary_says_who_won_also_where_a_baseline_does(tmp_path: Path) -> 
         tmp_path,
         manifest=str(tmp_path / "manifest.json"),
         scores=str(tmp_path / "scores.parquet"),
-        methods={
-            "harmony": {"title": "Harmony", "rule": "baseline"},
-            "scgpt": {"title": "scGPT", "rule": "embed", "init": "pretrained"},
+        tasks={
+            "integration": {
+                "methods": {
+                    "harmony": {"title": "Harmony", "rule": "baseline"},
+                    "scgpt": {"title": "scGPT", "rule": "embed", "init": "pretrained"},
+                },
+                "datasets": {"cellmix": "Five lines"},
+            },
+            "annotation": {"methods": {}, "datasets": {}},
         },
-        datasets={"cellmix": "Five lines"},
     )
     text = re.sub(r"<[^>]+>", "", html)
     assert "The corpus tiny has 90 cells, 90.0% of the 100" in text

@@ -1,0 +1,74 @@
+# Labels of a data set's query, learned from its other batches by every method.
+
+
+rule classify:
+    input:
+        "results/datasets/{dataset}.h5ad",
+    output:
+        predictions="results/tasks/annotation/{dataset}/{method}/{seed}/predictions.parquet",
+        run="results/tasks/annotation/{dataset}/{method}/{seed}/run.json",
+    log:
+        "results/logs/tasks/classify_{dataset}_{method}_{seed}.log",
+    benchmark:
+        "results/benchmarks/tasks/classify_{dataset}_{method}_{seed}.tsv"
+    wildcard_constraints:
+        method=get_methods("baseline", task="annotation"),
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=get_mem_mb(2000),
+        runtime=get_runtime(120),
+    params:
+        method="{method}",
+        query=get_query,
+        settings=CFG.annotation.labels.model_dump(mode="json"),
+        seed="{seed}",
+        code=get_code("classifiers", "tasks/datasets", "tasks/labelling"),
+    script:
+        "../workflow_scripts/classify.py"
+
+
+# The same for methods whose packages are not in the core lock: in an environment of their own.
+use rule classify as extra_classify with:
+    log:
+        "results/logs/tasks/extra_classify_{dataset}_{method}_{seed}.log",
+    benchmark:
+        "results/benchmarks/tasks/extra_classify_{dataset}_{method}_{seed}.tsv"
+    wildcard_constraints:
+        method=get_methods("baseline", task="annotation", extra=True),
+    conda:
+        "../envs/celltypist.yaml"
+
+
+# Checkpoints lie in results/state, which is no output: Snakemake deletes outputs before a retry.
+rule annotate:
+    input:
+        dataset="results/datasets/{dataset}.h5ad",
+        model=get_model_files(CFG.model),
+    output:
+        predictions="results/tasks/annotation/{dataset}/{method}/{seed}/predictions.parquet",
+        run="results/tasks/annotation/{dataset}/{method}/{seed}/run.json",
+        model=directory("results/tasks/annotation/{dataset}/{method}/{seed}/model"),
+    log:
+        "results/logs/tasks/annotate_{dataset}_{method}_{seed}.log",
+    benchmark:
+        "results/benchmarks/tasks/annotate_{dataset}_{method}_{seed}.tsv"
+    wildcard_constraints:
+        method=get_methods("finetune", task="annotation"),
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 8
+    resources:
+        mem_mb=get_mem_mb(1400 + 30 * MODEL_MB),
+        runtime=get_runtime(240),
+        gpu=int(CFG.annotation.trainer.device == "cuda"),
+    params:
+        model_folder=get_model_folder,
+        query=get_query,
+        settings=CFG.annotation.model_dump(mode="json", exclude=HARDWARE),
+        init=get_init,
+        seed="{seed}",
+        state_folder="results/state/annotation/{dataset}/{method}/{seed}",
+    script:
+        "../workflow_scripts/annotate.py"

@@ -1,0 +1,436 @@
+"""Fine-tuning for annotation (CLS): prepare, fit, predict, as in the published tutorial.
+
+A cell's tokens are the genes that it expresses, so that a query may have other genes than the
+reference: those that the query was not measured for are missing, and not zero.
+
+Shapes: N cells of a data set, M some of them, G genes, C classes.
+"""
+
+import dataclasses
+import functools
+import math
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from scgpt_core.checkpoint import (
+    TRAINING,
+    Checkpoint,
+    adapt_model,
+    load_checkpoint,
+    save_checkpoint,
+)
+from scgpt_core.config import AnnotationSettings, ModelConfig
+from scgpt_core.data.cells import Cells, cells_from_csr, take_cells
+from scgpt_core.data.collate import TokenSettings
+from scgpt_core.data.genes import match_var
+from scgpt_core.data.identity import cell_identity
+from scgpt_core.data.loader import ArraySource, ShardLoader
+from scgpt_core.data.qc import check_counts
+from scgpt_core.data.vocab import Vocabulary
+from scgpt_core.device import DeviceName, autocast, resolve_precision
+from scgpt_core.keys import CELL
+from scgpt_core.model import ScGPT
+from scgpt_core.runs import read_json, run_record, sha256
+from scgpt_core.tasks.datasets import variable_genes
+from scgpt_core.tasks.integration import FRESH, Init, UnfinishedError
+from scgpt_core.tasks.labelling import (
+    NO_CLASS,
+    Split,
+    label_query,
+    tabulate,
+    temper,
+    write_predictions,
+)
+from scgpt_core.train.guards import Patience
+from scgpt_core.train.journal import METRICS, read_metrics
+from scgpt_core.train.memory import resolve_micro_batch
+from scgpt_core.train.objectives import Classification, class_weights
+from scgpt_core.train.parallel import World, join_world
+from scgpt_core.train.trainer import Result, Trainer
+
+_PLAIN = {
+    "n_batches": None, "batch_labels": False, "dar": False,
+    "gep": False, "gepc": None, "explicit_zero_prob": False, "affine_gep": False,
+    "gep_activation": None, "gep_adaptive_bias": False,
+}  # fmt: skip
+"""What annotation does without: a cell of a new batch is to be labelled like any other."""
+_EVALUATION_CELLS = 64  # in a forward pass
+
+
+class Prepared(NamedTuple):
+    """A data set as the model reads it, and who learns from which cell."""
+
+    cells: Cells
+    """Of the genes that are tokens."""
+    genes: tuple[int, ...]
+    """Token ids of these genes, ascending."""
+    split: Split
+
+    def source(self, chosen_N: NDArray[np.bool_]) -> ArraySource:
+        """Give some of the cells to a loader, with their classes."""
+        rows = np.flatnonzero(chosen_N)
+        return ArraySource(take_cells(self.cells, rows), label=self.split.class_N[rows])
+
+
+def prepare(
+    adata: ad.AnnData, vocab: Vocabulary, split: Split, settings: AnnotationSettings
+) -> Prepared:
+    """Choose genes that have a token, and that vary among the training cells.
+
+    Raises
+    ------
+    ValueError
+        Where too few of the data set's counts have a token.
+    """
+    match = match_var(adata.var, vocab)
+    match.require(settings.min_matched, np.asarray(adata.X.sum(axis=0)).ravel())
+    chosen_G = match.matched
+    if settings.n_genes is not None:
+        train = adata[split.train_N].copy()
+        chosen_G = variable_genes(train, settings.n_genes, among=match.matched)
+    token_ids = np.where(chosen_G, match.ids, -1)
+    return Prepared(
+        _read_cells(adata, token_ids), tuple(np.sort(token_ids[chosen_G]).tolist()), split
+    )
+
+
+def _read_cells(adata: ad.AnnData, token_ids: NDArray[np.integer[Any]]) -> Cells:
+    counts = adata.X.tocsr()
+    return cells_from_csr(
+        counts.indptr,
+        counts.indices,
+        counts.data,
+        token_ids=token_ids,
+        cell_ids=cell_identity(adata.obs_names.to_numpy()),
+    )
+
+
+def make_model(
+    ckpt: Checkpoint, n_classes: int, settings: AnnotationSettings, *, init: Init, seed: int
+) -> ScGPT:
+    """Make the variant of a model that classifies cells, on the model's device.
+
+    Parameters
+    ----------
+    init
+        "pretrained": what fits is inherited, and the log lists what is not; "random": nothing is.
+    seed
+        Of the weights that start anew.
+    """
+    changes: dict[str, Any] = {**_PLAIN, "n_classes": n_classes, "max_tokens": settings.max_tokens}
+    if ckpt.config.batch_norm == "domain":
+        changes["batch_norm"] = None
+    if settings.dropout is not None:
+        changes["dropout"] = settings.dropout
+    torch.manual_seed(seed)
+    if init == "pretrained":
+        return adapt_model(ckpt, changes, fresh=FRESH)[0]
+    config = ModelConfig.model_validate(ckpt.config.model_dump() | changes)
+    return ScGPT(config, ckpt.model.attention).to(next(ckpt.model.parameters()).device)
+
+
+def fit(
+    model: ScGPT,
+    prepared: Prepared,
+    settings: AnnotationSettings,
+    *,
+    world: World,
+    steps_per_evaluation: int,
+    seed: int,
+    state_folder: Path,
+    identity: dict[str, Any],
+) -> Result:
+    """Fine-tune a model in place; in the end it has the weights of the lowest held-out loss.
+
+    Parameters
+    ----------
+    model
+        From `make_model`.
+    steps_per_evaluation
+        Optimiser steps that count as an epoch, however many cells are learned from.
+    state_folder
+        Where checkpoints lie: a fit that was interrupted goes on.
+    identity
+        What tells this fit from others in that folder, beside its settings.
+    """
+    split = prepared.split
+    weights_C = None
+    if settings.class_weights:
+        weights_C = class_weights(
+            torch.from_numpy(split.class_N[split.train_N]), len(split.classes)
+        )
+    objective = Classification(weights_C)
+    tokens = token_settings(
+        model.config, settings.max_tokens, mask_share=settings.mask_share or None
+    )
+    source = prepared.source(split.train_N)
+    loader = ShardLoader(
+        source,
+        tokens,
+        batch_cells=settings.trainer.batch_cells,
+        micro_batch_cells=resolve_micro_batch(model, objective, settings.trainer, world),
+        seed=seed,
+        rank=world.rank,
+        world_size=world.size,
+        pin=world.device.type == "cuda",
+    )
+    watch: dict[str, Any] = {}
+    if split.heldout_N.any():
+        plain = token_settings(model.config, settings.max_tokens, mask_share=None)
+        heldout = _loader_of_all(prepared.source(split.heldout_N), plain, seed)
+        watch = {
+            "evaluate": functools.partial(_evaluate, objective, heldout, world),
+            "evaluate_steps": steps_per_evaluation,
+            "patience": Patience("heldout", "loss", settings.patience),
+        }
+    return Trainer(
+        model,
+        objective,
+        loader,
+        settings.trainer,
+        world=world,
+        steps=settings.epochs * steps_per_evaluation,
+        seed=seed,
+        state_folder=state_folder,
+        identity={
+            **identity,
+            "cells": source.digest,
+            "genes": prepared.genes,
+            "tokens": dataclasses.asdict(tokens),
+            "class_weights": None if weights_C is None else weights_C.tolist(),
+            "model_config": model.config.model_dump(mode="json"),
+        },
+        **watch,
+    ).run()
+
+
+def token_settings(
+    config: ModelConfig, max_tokens: int, *, mask_share: float | None
+) -> TokenSettings:
+    """Tokens of annotation: the genes that a cell expresses, ``<cls>`` with value 0."""
+    return TokenSettings(
+        max_tokens=max_tokens,
+        n_bins=config.n_bins,
+        pad_id=config.pad_id,
+        cls_id=config.cls_id,
+        pad_value=config.pad_value,
+        mask_value=config.mask_value,
+        cls_value=0,
+        mask_share=mask_share,
+    )
+
+
+def _loader_of_all(source: ArraySource, tokens: TokenSettings, seed: int) -> ShardLoader:
+    """All cells in order, with equal draws in every epoch."""
+    return ShardLoader(source, tokens, batch_cells=_EVALUATION_CELLS, seed=seed, shuffle=False)
+
+
+def _evaluate(
+    objective: Classification, heldout: ShardLoader, world: World, model: ScGPT
+) -> dict[str, dict[str, float]]:
+    """Mean loss over held-out cells, weighted as in training."""
+    total = weight = 0.0
+    for batch in heldout.batches():
+        size = objective.sizes(batch)["cls"]
+        total += objective(model, batch.to(world.device), 1.0)["cls"].item() * size
+        weight += size
+    return {"heldout": {"loss": total / weight}}
+
+
+@torch.inference_mode()
+def predict(
+    model: ScGPT, cells: Cells, settings: AnnotationSettings, *, seed: int
+) -> NDArray[np.float32]:
+    """Probabilities of the classes, not calibrated: float32 (M, C)."""
+    model.eval()
+    device = next(model.parameters()).device
+    precision = resolve_precision(device, settings.trainer.precision)
+    tokens = token_settings(model.config, settings.max_tokens, mask_share=None)
+    parts = []
+    with autocast(device, precision):
+        for batch in _loader_of_all(ArraySource(cells), tokens, seed).batches():
+            logits_BC = model(batch.to(device), heads={"cls"}).class_BC
+            parts.append(logits_BC.float().softmax(dim=1).cpu().numpy())
+    return np.concatenate(parts)
+
+
+class _FineTuning:
+    """The model as a `Learner`: fine-tuned anew on each split; keeps the last one's model."""
+
+    def __init__(
+        self,
+        adata: ad.AnnData,
+        ckpt: Checkpoint,
+        settings: AnnotationSettings,
+        *,
+        init: Init,
+        seed: int,
+        world: World,
+        state_folder: Path,
+        identity: dict[str, Any],
+    ) -> None:
+        self.adata, self.ckpt, self.settings, self.init = adata, ckpt, settings, init
+        self.seed, self.world, self.state_folder = seed, world, state_folder
+        self.identity = identity
+        self.model: ScGPT | None = None
+        self.kept: dict[str, Any] = {}
+        """Classes, token ids of the genes, steps and learning curve of the last fit."""
+
+    def __call__(self, split: Split, rows_M: NDArray[np.int64]) -> NDArray[np.float32]:
+        prepared = prepare(self.adata, self.ckpt.vocab, split, self.settings)
+        self.model = make_model(
+            self.ckpt, len(split.classes), self.settings, init=self.init, seed=self.seed
+        )
+        result = fit(
+            self.model,
+            prepared,
+            self.settings,
+            world=self.world,
+            steps_per_evaluation=self._steps_per_epoch(split),
+            seed=self.seed,
+            state_folder=self.state_folder,
+            identity=self.identity,
+        )
+        if not result.finished:
+            message = f"stopped after step {result.totals.step} and saved: run it again to go on"
+            raise UnfinishedError(message)
+        self.kept = {
+            "classes": split.classes,
+            "genes": prepared.genes,
+            "steps": result.totals.step,
+            "curve": read_metrics(result.folder / METRICS),
+        }
+        return predict(
+            self.model, take_cells(prepared.cells, rows_M), self.settings, seed=self.seed
+        )
+
+    def _steps_per_epoch(self, split: Split) -> int:
+        """Count the steps of a pass over the training cells that there are with all labels."""
+        n_cells = int((~split.query_N & (split.class_N != NO_CLASS)).sum())
+        n_train = n_cells * (1 - self.settings.labels.heldout_share)
+        return math.ceil(n_train / self.settings.trainer.batch_cells)
+
+
+def annotate_dataset(
+    dataset: str | Path,
+    model_folder: str | Path,
+    output_folder: str | Path,
+    *,
+    query: Collection[str],
+    state_folder: str | Path,
+    settings: AnnotationSettings,
+    init: Init,
+    seed: int,
+    threads: int = 1,
+) -> None:
+    """Fine-tune a model on the reference cells of a prepared data set, and label its query.
+
+    Parameters
+    ----------
+    dataset
+        h5ad of `prepare_dataset` or `merge_datasets`.
+    output_folder
+        Gets `predictions.parquet` (see `Labelling`), the fine-tuned `model/`, which
+        `annotate_cells` reads, and `run.json`: settings, digests, fits, learning curve, seconds
+        and memory.
+    query
+        Batches to label, as learned from the labelled cells of the others.
+    state_folder
+        Of checkpoints; deleted in the end.
+    init
+        "random": the model folder gives its vocabulary and size alone.
+    threads
+        CPU threads.
+
+    Raises
+    ------
+    ValueError
+        Where the data set does not allow the split, or too few of its counts have a token.
+    UnfinishedError
+        Where a signal or the time budget stopped the fit.
+    """
+    output_folder, state_folder = Path(output_folder), Path(state_folder)
+    described = {**settings.model_dump(mode="json"), "init": init, "seed": seed}
+    adata = ad.read_h5ad(dataset)
+    with (
+        join_world(settings.trainer.device) as world,
+        run_record(output_folder / "run.json", {**described, "query": list(query)}) as run,
+    ):
+        if world.device.type == "cpu":
+            torch.set_num_threads(threads)
+        ckpt = load_checkpoint(model_folder, world.device.type, settings.trainer.attention)
+        identity = {"dataset": sha256(dataset), "model": ckpt.digest, "init": init}
+        learn = _FineTuning(
+            adata,
+            ckpt,
+            settings,
+            init=init,
+            seed=seed,
+            world=world,
+            state_folder=state_folder,
+            identity=identity,
+        )
+        labelling = label_query(adata, query, settings.labels, seed=seed, learn=learn)
+        assert learn.model is not None
+        run |= {**identity, **learn.kept, "device": str(world.device), "fits": labelling.fits}
+        write_predictions(labelling.predictions, output_folder / "predictions.parquet")
+        save_checkpoint(output_folder / "model", learn.model, ckpt.vocab, training=run)
+    shutil.rmtree(state_folder)
+
+
+def annotate_cells(
+    adata: ad.AnnData, model_folder: str | Path, *, device: DeviceName | str = "auto", seed: int = 0
+) -> pd.DataFrame:
+    """Label cells with a model that was fine-tuned for it; nothing of them need be known.
+
+    Parameters
+    ----------
+    adata
+        Raw counts in X. Its genes may be others than those of the reference: what it lacks is
+        left out of the cells, and what the model did not learn from is not looked at.
+    model_folder
+        The `model/` of `annotate_dataset`.
+    device
+        See `load_checkpoint`.
+    seed
+        Of the genes that are sampled where a cell has more than fit.
+
+    Returns
+    -------
+    By the cells' names: `predicted`, `confidence` (calibrated), `unknown` (bool), and the
+    calibrated probability of each class.
+
+    Raises
+    ------
+    ValueError
+        Where the model was not fine-tuned for annotation, or the cells are not what it can read.
+    """
+    ckpt = load_checkpoint(model_folder, device)
+    training = read_json(Path(model_folder) / TRAINING)
+    if ckpt.config.n_classes is None or "classes" not in training:
+        message = f"{model_folder} knows no classes: take the model/ that annotation wrote"
+        raise ValueError(message)
+    known = AnnotationSettings.model_fields.keys() & training["settings"].keys()
+    settings = AnnotationSettings.model_validate({k: training["settings"][k] for k in known})
+    counts = csr_matrix(adata.X, dtype=np.float32)
+    check_counts(counts, source="adata.X")
+    match = match_var(adata.var, ckpt.vocab)
+    match.require(settings.min_matched, np.asarray(counts.sum(axis=0)).ravel(), source="adata")
+    token_ids = np.where(np.isin(match.ids, training["genes"]), match.ids, -1)
+    cells = _read_cells(ad.AnnData(counts, obs=adata.obs[[]]), token_ids)
+    probability_MC = temper(
+        predict(ckpt.model, cells, settings, seed=seed), training["fits"][-1]["temperature"]
+    )
+    table = tabulate(
+        probability_MC, training["classes"], unknown_below=settings.labels.unknown_below
+    )
+    return table.set_axis(adata.obs_names.rename(CELL))

@@ -1,0 +1,72 @@
+"""Simple methods of annotation on real cells of three technologies."""
+
+import importlib.util
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+
+from scgpt_core.classifiers import CLASSIFIERS, classify_dataset
+from scgpt_core.config import LabelSettings, MethodRow, read_table
+
+ROOT = Path(__file__).parents[1]
+ROWS = {
+    name: row
+    for name, row in read_table(ROOT / "config/methods.tsv", MethodRow).items()
+    if row.task == "annotation"
+}
+INSTALLED = [
+    name
+    for name in CLASSIFIERS
+    if ROWS[name].requires is None or importlib.util.find_spec(ROWS[name].requires) is not None
+]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """240 blood cells and the 300 genes with the most counts."""
+    adata = ad.read_h5ad(ROOT / "resources/cells/pbmc_symphony_3tech.h5ad")[::5]
+    genes = np.argsort(-np.asarray(adata.X.sum(axis=0)).ravel())[:300]
+    path = tmp_path_factory.mktemp("dataset") / "cells.h5ad"
+    obs = adata.obs[["batch"]].assign(label=adata.obs["cell_type"]).astype("category")
+    ad.AnnData(adata.X[:, np.sort(genes)].astype(np.float32), obs=obs).write_h5ad(path)
+    return path
+
+
+def classify(dataset: Path, folder: Path, method: str) -> pd.DataFrame:
+    settings = LabelSettings(low_data_shares=())
+    path = folder / "predictions.parquet"
+    classify_dataset(
+        dataset,
+        path,
+        folder / "run.json",
+        method=method,
+        query=["10x_5p"],
+        settings=settings,
+        seed=3,
+    )
+    return pd.read_parquet(path)
+
+
+@pytest.mark.parametrize("method", INSTALLED)
+def test_labels_are_far_better_than_chance_and_equal_on_every_run(
+    method: str, dataset: Path, tmp_path: Path
+) -> None:
+    first, second = (classify(dataset, tmp_path / name, method) for name in "ab")
+    pd.testing.assert_frame_equal(first, second)
+    commonest = first["label"].value_counts(normalize=True).iloc[0]
+    assert (first["label"] == first["predicted"]).mean() > commonest + 0.2
+    probabilities = first.filter(like="probability: ")
+    assert len(probabilities.columns) >= 7
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+
+
+def test_a_method_that_does_not_exist_is_named(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no classifier 'svm'; there are: logistic_l2"):
+        classify(dataset, tmp_path, "svm")
+
+
+def test_every_baseline_of_the_table_has_its_function() -> None:
+    assert {name for name, row in ROWS.items() if row.rule == "baseline"} == set(CLASSIFIERS)
