@@ -52,7 +52,7 @@ class Labels:
             table[PREDICTED].to_numpy(str),
             table[CONFIDENCE].to_numpy(np.float64),
             table[IS_UNKNOWN].to_numpy(bool),
-            tuple(name.removeprefix(PROBABILITY) for name in table if name.startswith(PROBABILITY)),
+            tuple(table.columns[table.columns.str.startswith(PROBABILITY)].str[len(PROBABILITY) :]),
         )
 
     @cached_property
@@ -63,7 +63,7 @@ class Labels:
     @cached_property
     def is_novel(self) -> NDArray[np.bool_]:
         """True for cells of a type that the reference lacks."""
-        return ~self.is_shared & (self.true_M != UNKNOWN)
+        return np.asarray(~self.is_shared & (self.true_M != UNKNOWN))
 
     @cached_property
     def is_right(self) -> NDArray[np.bool_]:

@@ -301,9 +301,9 @@ def main_table(scores: pd.DataFrame, titles: Mapping[str, str] | None = None) ->
     defined = define_metrics().set_index("metric")
     blocks, legend = [], []
     for (task, dataset), part in summary.groupby(["task", "dataset"], sort=False):
-        shown = list(MAIN[task])
+        shown = list(MAIN[str(task)])
         table = part.pivot_table("mean", index="method", columns="metric", dropna=False)[shown]
-        table = table.sort_values(RANKED_BY[task], ascending=False)
+        table = table.sort_values(RANKED_BY[str(task)], ascending=False)
         best = table.max()
         lines = [f"{task}: {dataset}", " " * width]
         lines[1] += "".join(f"{defined['title'][metric]:>16}" for metric in shown)
