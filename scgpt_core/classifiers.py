@@ -37,6 +37,7 @@ L2_PENALTIES: Final = (1e-4, 1e-3, 1e-2)
 L1_PENALTIES: Final = (1e-3, 1e-2, 1e-1)
 """Inverse penalties that cross-validation chooses from, on genes of unit variance."""
 _FOLDS: Final = 3
+_CELLTYPIST_GENES: Final = 300
 _COUNTS_A_CELL: Final = 1e4
 _GREATEST: Final = 10.0  # deviation of a scaled gene
 
@@ -137,7 +138,8 @@ def celltypist(train: AnnData, class_N: NDArray[np.int64], cells: AnnData, seed:
         sc.pp.normalize_total(part, target_sum=_COUNTS_A_CELL)
         sc.pp.log1p(part)
     names = np.array([f"{code:06d}" for code in class_N])  # sorted, as CellTypist sorts classes
-    model = package.train(train, labels=names, feature_selection=True, n_jobs=1)
+    selects = train.n_vars > _CELLTYPIST_GENES  # of a class, by default; it refuses fewer
+    model = package.train(train, labels=names, feature_selection=selects, n_jobs=1)
     scores_MC = package.annotate(cells, model=model).probability_matrix.to_numpy(np.float64)
     return np.asarray(scores_MC / np.maximum(scores_MC.sum(axis=1, keepdims=True), 1e-300))
 

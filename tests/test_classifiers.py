@@ -26,9 +26,9 @@ INSTALLED = [
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """240 blood cells and the 300 genes with the most counts."""
+    """240 blood cells and the 400 genes with the most counts."""
     adata = ad.read_h5ad(ROOT / "resources/cells/pbmc_symphony_3tech.h5ad")[::5]
-    genes = np.argsort(-np.asarray(adata.X.sum(axis=0)).ravel())[:300]
+    genes = np.argsort(-np.asarray(adata.X.sum(axis=0)).ravel())[:400]
     path = tmp_path_factory.mktemp("dataset") / "cells.h5ad"
     obs = adata.obs[["batch"]].assign(label=adata.obs["cell_type"]).astype("category")
     ad.AnnData(adata.X[:, np.sort(genes)].astype(np.float32), obs=obs).write_h5ad(path)
