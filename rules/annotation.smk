@@ -41,11 +41,7 @@ use rule classify as extra_classify with:
         "../envs/celltypist.yaml"
 
 
-# Checkpoints lie in results/state, which is no output: Snakemake deletes outputs before a retry.
-rule annotate:
-    input:
-        dataset="results/datasets/{dataset}.h5ad",
-        model=get_model_files(CFG.model),
+use rule finetune as annotate with:
     output:
         predictions="results/tasks/annotation/{dataset}/{method}/{seed}/predictions.parquet",
         run="results/tasks/annotation/{dataset}/{method}/{seed}/run.json",
@@ -56,19 +52,18 @@ rule annotate:
         "results/benchmarks/tasks/annotate_{dataset}_{method}_{seed}.tsv"
     wildcard_constraints:
         method=get_methods("finetune", task="annotation"),
-    conda:
-        "../envs/pipeline.yaml"
-    threads: 8
     resources:
+        **get_launch_resources(CFG.annotation.trainer),
         mem_mb=get_mem_mb(1400 + 30 * MODEL_MB),
         runtime=get_runtime(240),
-        gpu=int(CFG.annotation.trainer.device == "cuda"),
     params:
+        task="annotation",
         model_folder=get_model_folder,
-        query=get_query,
-        settings=CFG.annotation.model_dump(mode="json", exclude=HARDWARE),
+        folder="results/tasks/annotation/{dataset}/{method}/{seed}",
+        settings=CFG.annotation.model_dump_json(exclude=HARDWARE),
+        more=get_query_option,
         init=get_init,
         seed="{seed}",
         state_folder="results/state/annotation/{dataset}/{method}/{seed}",
-    script:
-        "../workflow_scripts/annotate.py"
+        launcher=LAUNCHER,
+        script=get_path("workflow_scripts/finetune.py"),

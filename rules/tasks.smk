@@ -171,19 +171,21 @@ rule finetune:
         mem_mb=get_mem_mb(1400 + 30 * MODEL_MB),
         runtime=get_runtime(240),
     params:
+        task="integration",
         model_folder=get_model_folder,
         folder="results/tasks/integration/{dataset}/{method}/{seed}",
         settings=CFG.integration.model_dump_json(exclude=HARDWARE),
+        more=[],
         init=get_init,
         seed="{seed}",
-        state="results/state/integration/{dataset}/{method}/{seed}",
+        state_folder="results/state/integration/{dataset}/{method}/{seed}",
         launcher=LAUNCHER,
         script=get_path("workflow_scripts/finetune.py"),
     shell:
         "{params.launcher:q} {resources.nodes} {resources.processes} {threads} "
-        "{params.script:q} {input.dataset:q} {params.model_folder:q} {params.folder:q} "
-        "--settings {params.settings:q} --init {params.init} --seed {params.seed} "
-        "--state {params.state:q} --threads {threads} --log-file {log:q}"
+        "{params.script:q} {params.task} {input.dataset:q} {params.model_folder:q} "
+        "{params.folder:q} {params.state_folder:q} {log:q} --settings {params.settings:q} "
+        "--init {params.init} --seed {params.seed} --threads {threads} {params.more:q}"
 
 
 rule generate:

@@ -1,37 +1,38 @@
-"""Fine-tune a model on a data set, and embed the data set with it: one process of the job."""
+"""Fine-tune a model on a data set for a task: one process of the job."""
 
 import argparse
 import os
 from pathlib import Path
 
-from scgpt_core.config import IntegrationSettings
+from scgpt_core.config import AnnotationSettings, IntegrationSettings
 from scgpt_core.runs import start_logging
+from scgpt_core.tasks.annotation import annotate_dataset
 from scgpt_core.tasks.integration import integrate_dataset
+
+TASKS = {
+    "integration": (integrate_dataset, IntegrationSettings),
+    "annotation": (annotate_dataset, AnnotationSettings),
+}
+PATHS = ("dataset", "model_folder", "output_folder", "state_folder", "log_file")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("dataset", type=Path, help="prepared data set")
-    parser.add_argument("model", type=Path, help="model folder to start from")
-    parser.add_argument("output", type=Path, help="folder to write")
-    parser.add_argument("--settings", required=True, help="config's integration section, as JSON")
+    parser.add_argument("task", choices=TASKS)
+    for name in PATHS:
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--settings", required=True, help="config's section of the task, as JSON")
     parser.add_argument("--init", required=True, choices=["pretrained", "random"])
     parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--state", type=Path, required=True, help="folder of checkpoints")
     parser.add_argument("--threads", type=int, required=True, help="CPU threads of the machine")
-    parser.add_argument("--log-file", type=Path, required=True)
-    args = parser.parse_args()
-    start_logging(args.log_file if os.environ.get("RANK", "0") == "0" else None)
-    integrate_dataset(
-        args.dataset,
-        args.model,
-        args.output,
-        state_folder=args.state,
-        settings=IntegrationSettings.model_validate_json(args.settings),
-        init=args.init,
-        seed=args.seed,
-        threads=max(1, args.threads // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))),
-    )
+    parser.add_argument("--query", nargs="+", help="batches to label (annotation)")
+    options = {name: x for name, x in vars(parser.parse_args()).items() if x is not None}
+    log_file = options.pop("log_file")
+    start_logging(log_file if os.environ.get("RANK", "0") == "0" else None)
+    finetune, settings = TASKS[options.pop("task")]
+    options["settings"] = settings.model_validate_json(options["settings"])
+    options["threads"] = max(1, options["threads"] // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    finetune(**options)
 
 
 main()

@@ -9,6 +9,11 @@ def get_query(wildcards):
     return list(TABLES.datasets[wildcards.dataset].query)
 
 
+def get_query_option(wildcards):
+    """The same, as finetune.py reads it."""
+    return ["--query", *get_query(wildcards)]
+
+
 def is_url(path):
     """Whether a path of a table is one of the network."""
     return "://" in path

@@ -71,7 +71,7 @@ class TokenSettings:
 
     @classmethod
     def of_model(cls, config: ModelConfig, **settings: Any) -> Self:
-        """Settings that a model reads its tokens by; ``<cls>`` as zero-shot unless `settings` say.
+        """Make the settings by which a model reads tokens; ``<cls>`` as in zero-shot use if unsaid.
 
         Parameters
         ----------

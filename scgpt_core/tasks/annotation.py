@@ -6,6 +6,7 @@ reference: those that the query was not measured for are missing, and not zero.
 Shapes: N cells of a data set, M some of them, G genes, C classes.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -54,7 +55,7 @@ from scgpt_core.train.guards import Patience
 from scgpt_core.train.journal import METRICS, read_metrics
 from scgpt_core.train.memory import resolve_micro_batch
 from scgpt_core.train.objectives import Classification, class_weights
-from scgpt_core.train.parallel import World, join_world
+from scgpt_core.train.parallel import World, gather, join_world
 from scgpt_core.train.trainer import Result, Trainer
 
 _PLAIN = {
@@ -217,16 +218,7 @@ def token_settings(
     config: ModelConfig, max_tokens: int, *, mask_share: float | None
 ) -> TokenSettings:
     """Tokens of annotation: the genes that a cell expresses, ``<cls>`` with value 0."""
-    return TokenSettings(
-        max_tokens=max_tokens,
-        n_bins=config.n_bins,
-        pad_id=config.pad_id,
-        cls_id=config.cls_id,
-        pad_value=config.pad_value,
-        mask_value=config.mask_value,
-        cls_value=0,
-        mask_share=mask_share,
-    )
+    return TokenSettings.of_model(config, max_tokens=max_tokens, cls_value=0, mask_share=mask_share)
 
 
 def _loader_of_all(source: ArraySource, tokens: TokenSettings, seed: int) -> ShardLoader:
@@ -264,7 +256,7 @@ def predict(
 
 
 class _FineTuning:
-    """The model as a `Learner`: fine-tuned anew on each split; keeps the last one's model."""
+    """The model as a `Learner`: fine-tuned anew on each split; process 0 keeps the last model."""
 
     def __init__(
         self,
@@ -287,11 +279,11 @@ class _FineTuning:
 
     def __call__(self, split: Split, rows_M: NDArray[np.int64]) -> NDArray[np.float32]:
         prepared = prepare(self.adata, self.ckpt.vocab, split, self.settings)
-        self.model = make_model(
+        model = make_model(
             self.ckpt, len(split.classes), self.settings, init=self.init, seed=self.seed
         )
         result = fit(
-            self.model,
+            model,
             prepared,
             self.settings,
             world=self.world,
@@ -309,9 +301,14 @@ class _FineTuning:
             "steps": result.totals.step,
             "curve": read_metrics(result.folder / METRICS),
         }
-        return predict(
-            self.model, take_cells(prepared.cells, rows_M), self.settings, seed=self.seed
-        )
+        self.model = gather(model, self.world)
+        probability_MC = None
+        if self.model is not None:
+            cells = take_cells(prepared.cells, rows_M)
+            probability_MC = predict(self.model, cells, self.settings, seed=self.seed)
+        shared = self.world.agree(probability_MC)
+        assert shared is not None
+        return shared
 
     def _steps_per_epoch(self, split: Split) -> int:
         """Count the steps of a pass over the training cells that there are with all labels."""
@@ -361,10 +358,12 @@ def annotate_dataset(
     output_folder, state_folder = Path(output_folder), Path(state_folder)
     described = {**settings.model_dump(mode="json"), "init": init, "seed": seed}
     adata = ad.read_h5ad(dataset)
-    with (
-        join_world(settings.trainer.device) as world,
-        run_record(output_folder / "run.json", {**described, "query": list(query)}) as run,
-    ):
+    with contextlib.ExitStack() as stack:
+        world = stack.enter_context(join_world(settings.trainer.device))
+        run: dict[str, Any] = {}
+        if world.rank == 0:  # the one that writes
+            described["query"] = list(query)
+            run = stack.enter_context(run_record(output_folder / "run.json", described))
         if world.device.type == "cpu":
             torch.set_num_threads(threads)
         ckpt = load_checkpoint(model_folder, world.device.type, settings.trainer.attention)
@@ -380,7 +379,8 @@ def annotate_dataset(
             identity=identity,
         )
         labelling = label_query(adata, query, settings.labels, seed=seed, learn=learn)
-        assert learn.model is not None
+        if learn.model is None:
+            return
         run |= {**identity, **learn.kept, "device": str(world.device), "fits": labelling.fits}
         write_predictions(labelling.predictions, output_folder / "predictions.parquet")
         save_checkpoint(output_folder / "model", learn.model, ckpt.vocab, training=run)
