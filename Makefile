@@ -9,6 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) --rerun-incomplete
+# A process of tests for each core, of one thread.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(CORES)
 
 help:  ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -26,10 +28,10 @@ demo: $(READY)  ## the whole graph on the embedded cells; ends with the main tab
 	@echo "The report: $(CURDIR)/results/report/summary.html"
 
 test: $(READY)  ## all tests
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: $(READY)  ## the tests that take seconds
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slurm: $(READY)  ## the smoke graph, and faults, on a Slurm that it installs (Debian 12, as root)
 	SCGPT_TEST_SLURM=1 $(BIN)/python -m pytest -m slurm tests/slurm

@@ -28,6 +28,22 @@ _SOURCES = {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep together, in one process of pytest-xdist, what shares fixtures; the longest first."""
+    groups: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        shares_run = "smoke_run" in getattr(item, "fixturenames", ())
+        name = "smoke_run" if shares_run else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(name))
+        groups.setdefault(name, []).append(item)
+    slowest_first = sorted(groups.values(), key=lambda group: -sum(map(_is_slow, group)))
+    items[:] = [item for group in slowest_first for item in group]
+
+
+def _is_slow(item: pytest.Item) -> bool:
+    return item.get_closest_marker("slow") is not None
+
+
 @pytest.fixture(scope="session")
 def resources() -> Path:
     """The folder of real cells and gene sets."""
