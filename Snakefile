@@ -17,6 +17,7 @@ include: "rules/pretrain.smk"
 include: "rules/tasks.smk"
 include: "rules/annotation.smk"
 include: "rules/index.smk"
+include: "rules/networks.smk"
 include: "rules/benchmark.smk"
 include: "rules/report.smk"
 

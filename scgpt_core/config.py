@@ -404,6 +404,62 @@ class GenerationSettings(Settings):
     """auto: a GPU where there is one. "cuda" without a GPU is an error, never a silent CPU run."""
 
 
+class Contrast(Settings):
+    """The cells of a data set that a gene network is of, and the conditions that it compares."""
+
+    labels: tuple[str, ...] = ()
+    """Cell types (`label`) of these cells; empty: all."""
+    column: str = "batch"
+    """obs column of the prepared data set that has the condition."""
+    control: str | None = None
+    """Condition of the control cells; null: one network of all cells."""
+    perturbed: str | None = None
+    """Condition of the perturbed cells."""
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Self:
+        if (self.control is None) != (self.perturbed is None) or (
+            self.control is not None and self.control == self.perturbed
+        ):
+            message = (
+                "control and perturbed are two conditions to compare: give both, or neither "
+                f"(found {self.control!r} and {self.perturbed!r})"
+            )
+            raise ValueError(message)
+        return self
+
+
+class ProgramSettings(Settings):
+    """Gene programs: clusters of gene embeddings."""
+
+    n_genes: Count = 1200
+    """Variable genes to cluster."""
+    neighbours: Count = 15
+    """k of the graph of genes, the gene itself included."""
+    resolution: float = Field(default=2, gt=0)
+    """Of Leiden: more is more programs, and smaller ones."""
+    min_genes: Count = 5
+    """Smaller clusters are no programs."""
+    max_tokens: Count = 1200
+    """Longest sequence from which genes get contextual embeddings; longer cells are sampled."""
+    max_cells: Count = 2000
+    """Cells that these are averaged over, at most."""
+
+
+class NetworkSettings(Settings):
+    """Gene programs, and networks of regulators and targets from attention and knock-out."""
+
+    datasets: dict[Name, Contrast] = Field(default_factory=dict)
+    """Data sets, rows of `datasets`, with the cells and conditions of their network."""
+    gene_sets: Path = Path("resources/genesets/ReactomePathways.gmt.gz")
+    """gmt file of gene symbols, relative to the repository or absolute."""
+    programs: ProgramSettings = ProgramSettings()
+    min_matched: Share = 0.5
+    """Share of a data set's counts whose genes must be in the vocabulary, or the run stops."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU where there is one. "cuda" without a GPU is an error, never a silent CPU run."""
+
+
 # ------------------------------------------------------------------------------ index, benchmark
 
 
@@ -497,6 +553,7 @@ class Config(Settings):
     integration: IntegrationSettings = IntegrationSettings()
     annotation: AnnotationSettings = AnnotationSettings()
     generation: GenerationSettings = GenerationSettings()
+    networks: NetworkSettings = NetworkSettings()
     index: IndexSettings = IndexSettings()
     benchmark: BenchmarkSettings = BenchmarkSettings()
 
@@ -705,6 +762,7 @@ def load_config(config: Mapping[str, Any], root: Path) -> tuple[Config, Tables]:
         ),
         ("index.reference", cfg.index.reference, {**tables.corpora, **tables.datasets}),
         ("generation.datasets", cfg.generation.datasets, tables.datasets),
+        ("networks.datasets", cfg.networks.datasets, tables.datasets),
         ("index.queries", cfg.index.queries, tables.datasets),
         ("benchmark.integration", cfg.benchmark.integration, tables.datasets),
         ("benchmark.annotation", cfg.benchmark.annotation, tables.datasets),

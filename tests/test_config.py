@@ -59,6 +59,11 @@ def test_a_corpus_can_have_thresholds_of_its_own(demo: dict[str, Any]) -> None:
         ({"benchmark": {"annotation": ["cellmix"]}}, "names no query batches of cellmix"),
         ({"annotation": {"labels": {"low_data_shares": [1]}}}, "annotation.labels.low_data_shares"),
         ({"index": {"queries": ["nothing"]}}, "index.queries: nothing"),
+        ({"networks": {"datasets": {"x": {}}}}, "networks.datasets: x is in no row of its table"),
+        (
+            {"networks": {"datasets": {"pbmc3k": {"control": "ctrl"}}}},
+            "networks.datasets.pbmc3k: Value error, control and perturbed are two conditions",
+        ),
         ({"checkpoints": {"nobody": "/x"}}, "checkpoints: nobody"),
         ({"models": "config/none.tsv"}, "none.tsv does not exist"),
     ],

@@ -1,0 +1,83 @@
+"""What all of a network is made from: the same cells, genes and regulators for every method.
+
+Shapes: N cells, G genes.
+"""
+
+from collections.abc import Collection
+
+import anndata as ad
+import numpy as np
+import scanpy as sc
+from numpy.typing import NDArray
+
+from scgpt_core.data.binning import draw_keys
+from scgpt_core.data.cells import Cells, cells_from_csr
+from scgpt_core.data.genes import GeneMatch, match_var
+from scgpt_core.data.identity import cell_identity
+from scgpt_core.data.vocab import Vocabulary
+from scgpt_core.keys import BATCH
+from scgpt_core.tasks.datasets import variable_genes
+
+_COUNTS_A_CELL = 1e4
+
+
+def match_genes_of(adata: ad.AnnData, vocab: Vocabulary, min_matched: float) -> GeneMatch:
+    """Token ids of a data set's genes.
+
+    Raises
+    ------
+    ValueError
+        Where too few of its counts have a token.
+    """
+    match = match_var(adata.var, vocab)
+    match.require(min_matched, np.asarray(adata.X.sum(axis=0)).ravel())
+    return match
+
+
+def read_cells(adata: ad.AnnData, token_ids: NDArray[np.int32]) -> Cells:
+    """Cells by token id; genes of -1 are left out.
+
+    Parameters
+    ----------
+    token_ids
+        (G,), as `GeneMatch` has them.
+    """
+    counts = adata.X.tocsr()
+    return cells_from_csr(
+        counts.indptr,
+        counts.indices,
+        counts.data,
+        token_ids=token_ids,
+        cell_ids=cell_identity(adata.obs_names.to_numpy()),
+    )
+
+
+def log_expression(adata: ad.AnnData) -> ad.AnnData:
+    """Copy cells with log counts per 10,000 of each cell in X (CSR, float32)."""
+    cells = ad.AnnData(adata.X.copy(), obs=adata.obs, var=adata.var[[]])
+    sc.pp.normalize_total(cells, target_sum=_COUNTS_A_CELL)
+    sc.pp.log1p(cells)
+    return cells
+
+
+def choose_variable(adata: ad.AnnData, n_genes: int, among: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Mark genes that vary most over all cells, conditions and batches included: (G,)."""
+    together = ad.AnnData(adata.X, obs=adata.obs[[]].assign(**{BATCH: "all"}), var=adata.var[[]])
+    return variable_genes(together, n_genes, among=among)
+
+
+def sample_rows(
+    adata: ad.AnnData, max_cells: int, *, seed: int, among: Collection[int] | None = None
+) -> NDArray[np.int64]:
+    """Rows of some cells, ascending: the same cells whatever the order of the data set.
+
+    Parameters
+    ----------
+    max_cells
+        How many; all, where there are no more.
+    among
+        Rows to choose from; None: all.
+    """
+    rows = np.arange(adata.n_obs) if among is None else np.asarray(among, np.int64)
+    keys = draw_keys(seed, 0, cell_identity(adata.obs_names.to_numpy()[rows]))
+    return np.sort(rows[np.argsort(keys, kind="stable")[:max_cells]])
