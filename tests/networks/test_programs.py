@@ -115,7 +115,7 @@ def test_programs_of_real_cells_are_told_beside_chance(
     assert scores["coexpression", "enriched share"] > 0.1
     assert scores["static", "enriched share"] <= scores[RANDOM, "enriched share"] + 0.1
     assert scores[RANDOM, "genes"] == scores["static", "genes"]
-    activity = found.activity.set_index(["source", "program"])
+    activity = found.activity.set_index(["source", "program"]).sort_index()
     top = activity.loc[("coexpression", best["program"])].set_index("label")["activity"]
     assert set(top.index) == set(kang.obs[LABEL])
     assert top.idxmax() in {"CD14 monocyte", "FCGR3A monocyte", "dendritic cell"}
