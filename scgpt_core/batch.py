@@ -33,6 +33,8 @@ class Batch(NamedTuple):
     """int64, modality of each token."""
     perturbed_BL: Tensor | None = None
     """int64, perturbation flag of each token (0 no, 1 yes, 2 pad)."""
+    condition_B: Tensor | None = None
+    """int64, condition of each cell, by its number in `ModelConfig.conditions`; 0: not told."""
     cell_B: Tensor | None = None
     """int64, the cell's identity (``soma_joinid`` or a hash of its name)."""
 

@@ -180,8 +180,19 @@ def export_published(ckpt: Checkpoint, folder: str | Path, *, flash: bool = Fals
     ----------
     flash
         Spell the names as the published code does where flash-attn is installed.
+
+    Raises
+    ------
+    ValueError
+        Where the model has conditions, which that format cannot hold.
     """
     vocab = ckpt.vocab
+    if ckpt.config.conditions:
+        message = (
+            "the published code knows no conditions, and this model was pretrained with those of "
+            f"{', '.join(ckpt.config.conditions[:5])}...: it cannot be written in that format"
+        )
+        raise ValueError(message)
     # The published vocabulary is one of symbols; a symbol of several genes cannot stand for any.
     uses = Counter(vocab.symbols)
     names = [s if uses[s] == 1 else t for s, t in zip(vocab.symbols, vocab.tokens, strict=True)]

@@ -152,6 +152,8 @@ class ModelConfig(Architecture):
     """Batch norm on the summed embeddings: one per sequencing batch (DSBN), or one; null: none."""
     n_modalities: Count | None = None
     """Modality tokens of a multi-omic model; null: none."""
+    conditions: tuple[str, ...] = ()
+    """Conditions that the model can be told of a cell, as tissues or assays, numbered from 1."""
     perturbation_flags: Count | None = None
     """Entries of the perturbation flag embedding (3 in published models); null: none."""
     affine_gep: bool = False
@@ -242,6 +244,10 @@ class TrainerSettings(Settings):
     """auto: a GPU where there is one. "cuda" without a GPU is an error, never a silent CPU run."""
 
 
+CorpusColumn = Literal["dataset_id", "tissue_general", "cell_type", "assay"]
+"""Columns of obs that the shards of a corpus keep."""
+
+
 class PretrainSettings(Settings):
     """Generative pretraining, as in the paper."""
 
@@ -261,7 +267,12 @@ class PretrainSettings(Settings):
     """Optimiser steps; null: `epochs` decides."""
     epochs: Count = 6
     """Passes over the corpus, where `steps` is null."""
-    balance_by: Literal["dataset_id", "tissue_general", "cell_type", "assay"] | None = None
+    condition_by: CorpusColumn | None = None
+    """What the model is told of a cell beside its expression, as the paper's condition tokens: a
+    vector for each value of the column is added to all tokens of the cell; null: nothing."""
+    condition_dropout: Share = 0.1
+    """Share of the visits at which it is not told, so that the model can do without."""
+    balance_by: CorpusColumn | None = None
     """Groups of cells to visit more evenly than they occur; null: each cell once an epoch."""
     balance_strength: Share = 0.5
     """How evenly: 1: all groups equally often; 0.5: as the square root of their sizes."""

@@ -23,6 +23,8 @@ from scgpt_core.data.cells import Cells
 
 __all__ = ["Cells", "Hidden", "TokenSettings", "Tokens", "hide", "to_batch", "tokenize"]
 
+_FOR_CONDITION = 23  # added to the seed: whether it is told is independent of what is hidden
+
 
 class Tokens(NamedTuple):
     """Token sequences of cells."""
@@ -68,6 +70,8 @@ class TokenSettings:
     """Shares of unknown genes, one drawn for each cell (generative pretraining)."""
     pad_to: int | None = None
     """Length of every batch; None: that of its longest cell."""
+    condition_dropout: float = 0.0
+    """Share of the visits at which a cell's condition is not told."""
 
     @classmethod
     def of_model(cls, config: ModelConfig, **settings: Any) -> Self:
@@ -257,6 +261,7 @@ def to_batch(
     rows: NDArray[np.int64] | None = None,
     batch_B: NDArray[np.int64] | None = None,
     label_B: NDArray[np.int64] | None = None,
+    condition_B: NDArray[np.int64] | None = None,
     pin: bool = False,
 ) -> Batch:
     """`Batch` of cells, on the CPU: tokens, and what is hidden of them as `settings` say.
@@ -265,8 +270,8 @@ def to_batch(
     ----------
     rows
         Which of the cells; None: all.
-    batch_B, label_B
-        Sequencing batch and class of these cells.
+    batch_B, label_B, condition_B
+        Sequencing batch, class and condition of these cells.
     pin
         Into page-locked memory, from which a GPU copies without waiting.
     """
@@ -296,6 +301,10 @@ def to_batch(
         "label_B": label_B,
         "cell_B": cell_ids,
     }
+    if condition_B is not None:
+        keys = draw_keys(seed + _FOR_CONDITION, epoch, cell_ids)
+        told_B = keys / 2.0**64 >= settings.condition_dropout
+        arrays["condition_B"] = np.where(told_B, condition_B, 0)
     shares = settings.unknown_shares if settings.mask_share is None else (settings.mask_share,)
     if shares:
         values_BL, hidden_BL, known_BL = hide(

@@ -138,6 +138,8 @@ class ShardLoader:
         Let cells of like length share a step, among those of a buffer: less padding.
     weights
         (n_cells,), not negative: how often cells are visited, relative to each other.
+    conditions
+        (n_cells,), what the model is told of each cell, see `Batch.condition_B`; None: nothing.
     pin
         Batches in page-locked memory, for copies to a GPU.
     """
@@ -159,6 +161,7 @@ class ShardLoader:
         buffer_cells: int = 16384,
         by_length: bool = False,
         weights: NDArray[np.float64] | None = None,
+        conditions: NDArray[np.int64] | None = None,
         pin: bool = False,
     ) -> None:
         self._step = 0
@@ -169,6 +172,7 @@ class ShardLoader:
         self._threads = threads
         self._by_length = by_length
         self._pin = pin
+        self._condition_N = conditions
         self._batch_N = source.batch_N if isinstance(source, ArraySource) else None
         self._label_N = source.label_N if isinstance(source, ArraySource) else None
         self._order = EpochOrder(
@@ -322,6 +326,7 @@ class ShardLoader:
             rows=np.searchsorted(window.rows, piece.rows),
             batch_B=None if self._batch_N is None else self._batch_N[piece.rows],
             label_B=None if self._label_N is None else self._label_N[piece.rows],
+            condition_B=None if self._condition_N is None else self._condition_N[piece.rows],
             pin=self._pin,
         )
 

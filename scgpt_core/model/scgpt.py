@@ -47,6 +47,7 @@ class ScGPT(nn.Module, HubModel):
         nn.init.uniform_(self.gene_embedding.table.weight, -0.1, 0.1)
         self.value_embedding = _value_embedding(config)
         self.flag_embedding = _flag_embedding(config)
+        self.condition_embedding = _condition_embedding(config)
         self.batch_embedding = _batch_embedding(config)
         self.modality_embedding = _modality_embedding(config)
         self.domain_norm = _domain_norm(config)
@@ -140,6 +141,8 @@ class ScGPT(nn.Module, HubModel):
             x_BLD = gene_BLD + self.value_embedding(batch.values_BL)
         if self.flag_embedding is not None:
             x_BLD = x_BLD + self.flag_embedding(_given(batch.perturbed_BL, "perturbed_BL"))
+        if self.condition_embedding is not None and batch.condition_B is not None:
+            x_BLD = x_BLD + self.condition_embedding(batch.condition_B)[:, None]
         if self.domain_norm is not None:
             x_BLD = self.domain_norm(x_BLD, _given(batch.batch_B, "batch_B"))
         if self.batch_norm is not None:
@@ -235,6 +238,15 @@ def _value_embedding(config: ModelConfig) -> ContinuousValues | NormedEmbedding 
 def _flag_embedding(config: ModelConfig) -> nn.Embedding | None:
     n_flags = config.perturbation_flags
     return nn.Embedding(n_flags, config.width, padding_idx=n_flags - 1) if n_flags else None
+
+
+def _condition_embedding(config: ModelConfig) -> nn.Embedding | None:
+    """Vectors of the conditions behind that of one that is not told, which is and stays 0."""
+    if not config.conditions:
+        return None
+    embedding = nn.Embedding(len(config.conditions) + 1, config.width, padding_idx=0)
+    nn.init.zeros_(embedding.weight)  # what a condition means is all to be learned
+    return embedding
 
 
 def _batch_embedding(config: ModelConfig) -> NormedEmbedding | None:

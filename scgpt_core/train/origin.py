@@ -4,10 +4,13 @@ Shapes: T tokens of a vocabulary, D width.
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from scgpt_core.checkpoint import Checkpoint, load_checkpoint
@@ -15,7 +18,7 @@ from scgpt_core.config import ModelConfig, PretrainSettings
 from scgpt_core.data.genes import match_genes
 from scgpt_core.data.shards import Corpus
 from scgpt_core.data.vocab import Vocabulary
-from scgpt_core.keys import SPECIAL_TOKENS
+from scgpt_core.keys import SPECIAL_TOKENS, UNKNOWN
 from scgpt_core.model import ScGPT
 from scgpt_core.model.weights import load_weights
 from scgpt_core.train.coexpression import start_from_coexpression
@@ -23,6 +26,7 @@ from scgpt_core.train.coexpression import start_from_coexpression
 _LEAST_KNOWN = 0.5
 """Share of the corpus's genes that the model to go on from must know."""
 _TABLE = "gene_embedding.table.weight"
+_CONDITIONS = "condition_embedding.weight"
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +64,7 @@ def make_model(
             **tokens,
             n_bins=settings.n_bins,
             max_tokens=settings.max_tokens,
+            conditions=list_conditions(corpus, settings.condition_by),
         )
         model = ScGPT(config, attention=settings.trainer.attention)
         # Bins are about uniform: from their mean on, the first steps learn genes, not an offset.
@@ -83,14 +88,44 @@ def make_model(
         "dar": False,
         "dropout": settings.architecture.dropout,
         "max_tokens": settings.max_tokens,
+        "conditions": list_conditions(corpus, settings.condition_by),
     }
     config = ModelConfig.model_validate(ckpt.config.model_dump() | tokens | changes)
     model = ScGPT(config, attention=settings.trainer.attention)
     weights = dict(ckpt.model.state_dict())
     if ckpt.vocab.digest != vocab.digest:
         weights[_TABLE] = _move_genes(ckpt, vocab, model.state_dict()[_TABLE], init_from)
-    load_weights(model, weights, optional=("class_head.", "batch_head."))
+    if model.condition_embedding is not None:
+        weights[_CONDITIONS] = _move_conditions(ckpt, model.config.conditions)
+    load_weights(model, weights, optional=("class_head.", "batch_head.", _CONDITIONS))
     return model, ckpt.digest
+
+
+def list_conditions(corpus: Corpus, column: str | None) -> tuple[str, ...]:
+    """Values of an obs column of the corpus, sorted, but for "unknown"; none of no column."""
+    if column is None:
+        return ()
+    return tuple(sorted(set(corpus.obs(column).unique().to_pylist()) - {UNKNOWN}))
+
+
+def number_conditions(
+    corpus: Corpus, conditions: Sequence[str], column: str | None
+) -> NDArray[np.int64] | None:
+    """Look up the number of each cell's condition, (N,); 0 where the model does not know it.
+
+    Parameters
+    ----------
+    conditions
+        Those of the model.
+    column
+        Of obs; None: nothing is told, and None comes back.
+    """
+    if column is None:
+        return None
+    values = corpus.obs(column)
+    number = {condition: i for i, condition in enumerate(conditions, 1)}
+    numbers_V = np.array([number.get(value, 0) for value in values.dictionary.to_pylist()])
+    return np.asarray(numbers_V[values.indices.to_numpy()], np.int64)
 
 
 def _move_genes(ckpt: Checkpoint, vocab: Vocabulary, new_TD: Tensor, source: Path) -> Tensor:
@@ -107,3 +142,15 @@ def _move_genes(ckpt: Checkpoint, vocab: Vocabulary, new_TD: Tensor, source: Pat
     table_TD[genes[match.matched]] = theirs_TD[match.ids[match.matched]]
     table_TD[vocab.ids(SPECIAL_TOKENS)] = theirs_TD[ckpt.vocab.ids(SPECIAL_TOKENS)]
     return table_TD
+
+
+def _move_conditions(ckpt: Checkpoint, conditions: Sequence[str]) -> Tensor:
+    """Vectors of the corpus's conditions: the model's where it knows them, else 0."""
+    table_CD = torch.zeros(len(conditions) + 1, ckpt.config.width)
+    number = {condition: i for i, condition in enumerate(ckpt.config.conditions, 1)}
+    known = [i for i, condition in enumerate(conditions, 1) if condition in number]
+    if known:
+        theirs_CD = ckpt.model.state_dict()[_CONDITIONS]
+        table_CD[known] = theirs_CD[[number[conditions[i - 1]] for i in known]]
+    logger.info("the model knows %d of %d conditions", len(known), len(conditions))
+    return table_CD

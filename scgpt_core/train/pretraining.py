@@ -26,7 +26,7 @@ from scgpt_core.train.flops import FlopsCounter, peak_flops
 from scgpt_core.train.journal import METRICS, read_metrics
 from scgpt_core.train.memory import resolve_micro_batch
 from scgpt_core.train.objectives import Pretraining
-from scgpt_core.train.origin import make_model
+from scgpt_core.train.origin import make_model, number_conditions
 from scgpt_core.train.parallel import World, gather, join_world
 from scgpt_core.train.predictors import GeneMean, RidgeOnPCA
 from scgpt_core.train.trainer import Result, Trainer
@@ -102,9 +102,10 @@ def pretrain(
             threads=threads if world.device.type == "cuda" else 1,
             by_length=True,
             weights=_weights(corpus, settings),
+            conditions=number_conditions(corpus, model.config.conditions, settings.condition_by),
             pin=world.device.type == "cuda",
         )
-        samples = _samples(corpus_folder, corpus, tokens, settings, seed)
+        samples = _samples(corpus_folder, corpus, model.config, tokens, settings, seed)
         flops = FlopsCounter(model)
         trainer = Trainer(
             model,
@@ -122,6 +123,7 @@ def pretrain(
                 "tokens": dataclasses.asdict(tokens),
                 "cell_prompt_after": settings.cell_prompt_after,
                 "gene_start": settings.gene_start,
+                "condition_by": settings.condition_by,
                 "balance": settings.balance_by and [settings.balance_by, settings.balance_strength],
             },
             evaluate=functools.partial(_errors, samples, settings, objective, world),
@@ -157,26 +159,51 @@ def _weights(corpus: Corpus, settings: PretrainSettings) -> NDArray[np.float64] 
 def _token_settings(config: ModelConfig, settings: PretrainSettings) -> TokenSettings:
     """Tokens as zero-shot embedding makes them, with a split into known and unknown genes."""
     return TokenSettings.of_model(
-        config, max_tokens=settings.max_tokens, unknown_shares=settings.unknown_shares
+        config,
+        max_tokens=settings.max_tokens,
+        unknown_shares=settings.unknown_shares,
+        condition_dropout=settings.condition_dropout if settings.condition_by else 0.0,
     )
 
 
 def _samples(
-    folder: Path, corpus: Corpus, tokens: TokenSettings, settings: PretrainSettings, seed: int
+    folder: Path,
+    corpus: Corpus,
+    config: ModelConfig,
+    tokens: TokenSettings,
+    settings: PretrainSettings,
+    seed: int,
 ) -> Samples:
     """Draw cells to evaluate on: `seen`, of the training cells, and `heldout`, if any are."""
-    samples = {"seen": _sample(corpus, tokens, settings.evaluate_cells, seed)}
-    heldout = open_corpus(folder, split="heldout")
-    if heldout.n_cells:
-        samples["heldout"] = _sample(heldout, tokens, settings.evaluate_cells, seed)
-    else:
+    tokens = dataclasses.replace(tokens, condition_dropout=0.0)
+    splits = {"seen": corpus, "heldout": open_corpus(folder, split="heldout")}
+    samples = {
+        name: _sample(
+            cells,
+            tokens,
+            settings.evaluate_cells,
+            seed,
+            number_conditions(cells, config.conditions, settings.condition_by),
+        )
+        for name, cells in splits.items()
+        if cells.n_cells
+    }
+    if "heldout" not in samples:
         logger.warning("the corpus holds no cells out: errors are of cells that training sees")
     return samples
 
 
-def _sample(corpus: Corpus, tokens: TokenSettings, n_cells: int, seed: int) -> list[Batch]:
+def _sample(
+    corpus: Corpus,
+    tokens: TokenSettings,
+    n_cells: int,
+    seed: int,
+    conditions: NDArray[np.int64] | None = None,
+) -> list[Batch]:
     """Up to `n_cells` of the corpus at random, in batches: the same in every process and run."""
-    loader = ShardLoader(corpus, tokens, batch_cells=32, seed=seed, by_length=True)
+    loader = ShardLoader(
+        corpus, tokens, batch_cells=32, seed=seed, by_length=True, conditions=conditions
+    )
     return list(itertools.islice(loader.batches(), -(-n_cells // 32)))
 
 
