@@ -1,5 +1,6 @@
 """Real cells at their smallest, as the stages of the pipeline leave them; built once a session."""
 
+from collections import Counter
 from pathlib import Path
 
 import anndata as ad
@@ -29,19 +30,9 @@ _SOURCES = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep together, in one process of pytest-xdist, what shares fixtures; the longest first."""
-    groups: dict[str, list[pytest.Item]] = {}
-    for item in items:
-        shares_run = "smoke_run" in getattr(item, "fixturenames", ())
-        name = "smoke_run" if shares_run else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(name))
-        groups.setdefault(name, []).append(item)
-    slowest_first = sorted(groups.values(), key=lambda group: -sum(map(_is_slow, group)))
-    items[:] = [item for group in slowest_first for item in group]
-
-
-def _is_slow(item: pytest.Item) -> bool:
-    return item.get_closest_marker("slow") is not None
+    """Start with the longest files: pytest-xdist hands out one after another."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="session")
