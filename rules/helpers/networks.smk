@@ -1,6 +1,13 @@
 # What the rules of the stage networks ask: names, files and settings, by wildcards.
-PROGRAM_SETTINGS = {"programs", "min_matched", "device"}
-"""Keys of `networks` that programs depend on: a change of the others finds none anew."""
+ATTENTION = {"attention": "pretrained", "attention_random": "random"}
+"""Weights that the networks of attention are read from, by the network's name."""
+NETWORKS = [*ATTENTION, "knockout", "pearson", "spearman", "trees"]
+"""Every way to a network."""
+
+
+def get_network_settings(*names):
+    """Settings of `networks` that a rule depends on: a change of the others reruns nothing."""
+    return CFG.networks.model_dump(mode="json", include={*names})
 
 
 def get_network_tables(part, *names):
@@ -8,3 +15,19 @@ def get_network_tables(part, *names):
     return {
         name: f"results/networks/{{dataset}}/{part}/{name}.parquet" for name in names
     }
+
+
+def get_contrast(wildcards):
+    """Cells and conditions of a data set's network."""
+    return CFG.networks.datasets[wildcards.dataset].model_dump(mode="json")
+
+
+def get_attention_init(wildcards):
+    """Weights that a network of attention is read from."""
+    return ATTENTION[wildcards.network]
+
+
+def get_network_code(*modules):
+    """Digests of modules of the networks, with those that all of them use."""
+    shared = ("cells", "edges", "gene_sets", "preparation")
+    return get_code(*(f"networks/{name}" for name in (*shared, *modules)))

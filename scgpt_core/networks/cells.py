@@ -7,6 +7,7 @@ from collections.abc import Collection
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import scanpy as sc
 from numpy.typing import NDArray
 
@@ -32,6 +33,12 @@ def match_genes_of(adata: ad.AnnData, vocab: Vocabulary, min_matched: float) -> 
     match = match_var(adata.var, vocab)
     match.require(min_matched, np.asarray(adata.X.sum(axis=0)).ravel())
     return match
+
+
+def named_genes(match: GeneMatch, vocab: Vocabulary) -> NDArray[np.bool_]:
+    """Mark genes with a token, the first of each symbol: (G,)."""
+    symbols = pd.Series([vocab.symbols[token] for token in match.ids])
+    return match.matched & ~symbols.where(match.matched).duplicated().to_numpy()
 
 
 def read_cells(adata: ad.AnnData, token_ids: NDArray[np.int32]) -> Cells:

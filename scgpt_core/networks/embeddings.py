@@ -20,7 +20,7 @@ from scgpt_core.data.collate import TokenSettings, to_batch
 
 FloatArray = NDArray[np.float32]
 
-_BATCH_TOKENS = 16_384
+BATCH_TOKENS = 16_384
 """Tokens in a forward pass, at most."""
 _COMPONENTS = 50
 _LEAST_DEVIATION = 0.1
@@ -53,7 +53,7 @@ def contextual_embeddings(
     tokens = TokenSettings.of_model(ckpt.config, max_tokens=max_tokens, keep_ids=keep)
     sum_TD = torch.zeros(ckpt.config.n_tokens, ckpt.config.width, device=device)
     n_T = torch.zeros(ckpt.config.n_tokens, device=device)
-    for batch in batches(cells, tokens, seed=seed):
+    for batch in batches(cells, tokens, seed=seed, batch_tokens=BATCH_TOKENS):
         token_BLD = _encode(ckpt, batch.to(device))
         ids, real = batch.ids_BL.to(device), ~batch.padding_BL.to(device)
         sum_TD.index_add_(0, ids[real], token_BLD[real].float())
@@ -72,7 +72,7 @@ def _encode(ckpt: Checkpoint, batch: Batch) -> Tensor:
 
 
 def batches(
-    cells: Cells, tokens: TokenSettings, *, seed: int, batch_tokens: int = _BATCH_TOKENS
+    cells: Cells, tokens: TokenSettings, *, seed: int, batch_tokens: int
 ) -> Iterator[Batch]:
     """Batches of all cells in order, of no more tokens than `batch_tokens` (but one cell)."""
     n_cells = len(cells.cell_ids)

@@ -20,6 +20,8 @@ LEAST_GENES: Final = 5
 """Of a set in the background: smaller ones are not tested."""
 MOST_GENES: Final = 500
 """Of a set in the background: greater ones say little."""
+RANKED: Final = ("gene_set", "set_genes", "auc", "p", "q", "rank")
+"""Columns of `rank_sets`."""
 _REGULATION: Final = ("source", "target", "weight")
 
 
@@ -160,7 +162,7 @@ def rank_sets(
         found = mannwhitneyu(score_G[member_G], score_G[~member_G], alternative="greater")
         n = int(member_G.sum())
         rows.append((name, n, found.statistic / (n * (len(genes) - n)), found.pvalue))
-    table = pd.DataFrame(rows, columns=["gene_set", "set_genes", "auc", "p"])
+    table = pd.DataFrame(rows, columns=list(RANKED[:4]))
     table["q"] = _correct(table["p"].to_numpy(dtype=float))
     table = table.sort_values(["p", "gene_set"], ignore_index=True)
     return table.assign(rank=np.arange(1, len(table) + 1))

@@ -25,6 +25,7 @@ from scgpt_core.networks.cells import (
     choose_variable,
     log_expression,
     match_genes_of,
+    named_genes,
     read_cells,
     sample_rows,
 )
@@ -149,7 +150,8 @@ def _embed_genes(
 ) -> tuple[dict[str, NDArray[np.float32]], ad.AnnData]:
     """Vectors of the chosen genes by source (G, D), and their log expression, named by symbol."""
     match = match_genes_of(adata, ckpt.vocab, settings.min_matched)
-    chosen_G = choose_variable(adata, settings.programs.n_genes, match.matched)
+    named_G = named_genes(match, ckpt.vocab)
+    chosen_G = choose_variable(adata, settings.programs.n_genes, named_G)
     token_ids = match.ids[chosen_G]
     rows = sample_rows(adata, settings.programs.max_cells, seed=seed)
     contextual_GD = contextual_embeddings(

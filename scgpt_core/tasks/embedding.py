@@ -126,7 +126,7 @@ def embed_dataset(
     with run_record(run_json, described) as run:
         ckpt = load_checkpoint(model_folder, settings.device)
         if init == "random":
-            ckpt = _with_random_weights(ckpt, seed)
+            ckpt = with_random_weights(ckpt, seed)
         adata = ad.read_h5ad(dataset, backed="r")
         try:
             embedding = embed_cells(
@@ -148,7 +148,8 @@ def embed_dataset(
     shutil.rmtree(parts, ignore_errors=True)
 
 
-def _with_random_weights(ckpt: Checkpoint, seed: int) -> Checkpoint:
+def with_random_weights(ckpt: Checkpoint, seed: int) -> Checkpoint:
+    """Give a model of the same size and vocabulary whose weights are drawn from `seed`."""
     device = next(ckpt.model.parameters()).device
     with torch.random.fork_rng():
         torch.manual_seed(seed)

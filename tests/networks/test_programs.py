@@ -61,7 +61,7 @@ def test_contextual_embeddings_are_means_over_the_cells_that_have_the_gene(
     absent = ~(cells.X.toarray() > 0).any(0)
     assert np.isnan(found[absent]).all()
     assert np.isfinite(found[~absent]).all()
-    monkeypatch.setattr("scgpt_core.networks.embeddings._BATCH_TOKENS", 1)  # cell by cell
+    monkeypatch.setattr("scgpt_core.networks.embeddings.BATCH_TOKENS", 1)  # cell by cell
     alone = contextual_embeddings(read, ckpt, token_ids, max_tokens=5000, seed=0)
     np.testing.assert_allclose(alone, found, atol=1e-5)
 
