@@ -6,7 +6,7 @@ NETWORKS = [*ATTENTION, "knockout", "pearson", "spearman", "trees"]
 
 
 def get_network_settings(*names):
-    """Settings of `networks` that a rule depends on: a change of the others reruns nothing."""
+    """Some settings of `networks`; a change of the others then reruns nothing."""
     return CFG.networks.model_dump(mode="json", include={*names})
 
 
