@@ -47,6 +47,31 @@ rule score_labels:
         "../workflow_scripts/score_labels.py"
 
 
+rule score_modalities:
+    input:
+        embedding="results/tasks/multiomics/{dataset}/{method}/{seed}/embedding.h5ad",
+        unintegrated="results/tasks/multiomics/{dataset}/rna_pca/{seed}/embedding.h5ad",
+        dataset="results/datasets/{dataset}.h5ad",
+    output:
+        "results/benchmark/multiomics/{dataset}/{method}/{seed}.parquet",
+    log:
+        "results/logs/benchmark/score_modalities_{dataset}_{method}_{seed}.log",
+    benchmark:
+        "results/benchmarks/benchmark/score_modalities_{dataset}_{method}_{seed}.tsv"
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=get_mem_mb(1000),
+        runtime=get_runtime(60),
+    params:
+        code=get_code(
+            "imputation_metrics", "metrics", "neighbours", "scores", "tasks/mosaic"
+        ),
+    script:
+        "../workflow_scripts/score_modalities.py"
+
+
 rule collect_scores:
     input:
         get_scores,

@@ -23,6 +23,7 @@ if DeploymentMethod.CONDA not in workflow.deployment_settings.deployment_method:
 BENCHMARKS = {  # data sets by task
     "integration": CFG.benchmark.integration,
     "annotation": CFG.benchmark.annotation,
+    "multiomics": CFG.benchmark.multiomics,
 }
 
 

@@ -34,6 +34,7 @@ TRAINING, CARD = "training.json", "README.md"
 PUBLISHED_WEIGHTS, PUBLISHED_ARGS = "best_model.pt", "args.json"
 TOKENS = "tokens.json"
 """In exported folders: the vocabulary of a model whose tokens are not symbols."""
+_TABLE = "gene_embedding.table.weight"
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +116,12 @@ def import_published(
 
 
 def adapt_model(
-    ckpt: Checkpoint, changes: Mapping[str, Any], *, fresh: Collection[str] = ()
+    ckpt: Checkpoint,
+    changes: Mapping[str, Any],
+    *,
+    fresh: Collection[str] = (),
+    inherit: Collection[str] = ("",),
+    vocab: Vocabulary | None = None,
 ) -> tuple[ScGPT, LoadReport]:
     """Make a model of another variant that starts from a checkpoint's weights: for fine-tuning.
 
@@ -125,17 +131,33 @@ def adapt_model(
         Fields of `ModelConfig` and their new values.
     fresh
         Beginnings of the names of weights that may start from new values, or are given up, as
-        ``("class_head.", "batch_head.")``.
+        ``("class_head.", "batch_head.")``; ``("",)``: of all that are not inherited.
+    inherit
+        Beginnings of the names of weights to take; all by default.
+    vocab
+        The checkpoint's, with more tokens behind it, whose embeddings start from new values and
+        are named by the report; None: the checkpoint's.
 
     Raises
     ------
     ValueError
-        Naming every weight that the changes touch and that is not declared in `fresh`.
+        Naming every weight that the changes touch and that is not declared in `fresh`; or where
+        tokens of the vocabulary have other ids than in the checkpoint's.
     """
-    config = ModelConfig.model_validate(ckpt.config.model_dump() | dict(changes))
+    vocab, n_known = vocab or ckpt.vocab, ckpt.vocab.n_tokens
+    if vocab.tokens[:n_known] != ckpt.vocab.tokens:
+        message = "the vocabulary does not begin with the model's: extend it by Vocabulary.extend"
+        raise ValueError(message)
+    config = ModelConfig.model_validate(
+        ckpt.config.model_dump() | dict(changes) | {"n_tokens": vocab.n_tokens}
+    )
     model = ScGPT(config, ckpt.model.attention)
-    report = load_weights(model, ckpt.model.state_dict(), optional=fresh)
-    model.vocab = ckpt.vocab
+    weights = {k: v for k, v in ckpt.model.state_dict().items() if k.startswith(tuple(inherit))}
+    new_tokens = vocab.tokens[n_known:]
+    if new_tokens and _TABLE in weights:
+        weights[_TABLE] = torch.cat([weights[_TABLE].cpu(), model.state_dict()[_TABLE][n_known:]])
+    report = load_weights(model, weights, optional=fresh, new_tokens=new_tokens)
+    model.vocab = vocab
     return model.to(next(ckpt.model.parameters()).device), report
 
 

@@ -13,13 +13,21 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 """Stands in paths under `results/`: letters, digits, `_` and `-`."""
-Task = Literal["integration", "annotation"]
+Task = Literal["integration", "annotation", "multiomics"]
 
 logger = logging.getLogger(__name__)
 
@@ -392,6 +400,58 @@ class AnnotationSettings(Settings):
     trainer: AnnotationTrainer = AnnotationTrainer()
 
 
+class ModalitySettings(Settings):
+    """What is measured beside RNA, and what of it is withheld from every method."""
+
+    n_peaks: Count = 1000
+    """Chromatin peaks that vary most; the others are left out."""
+    withheld_share: float = Field(default=0.2, ge=0, lt=1)
+    """Share of the cells whose other modalities are imputed and compared with the truth, where a
+    data set names no `query` batches for it; 0: none."""
+
+
+class MultiomicsTrainer(FineTuningTrainer):
+    """The loop as the published tutorial of CITE-seq sets it."""
+
+    batch_cells: Count = 16
+    """As in `TrainerSettings`."""
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """As in `TrainerSettings`."""
+    decay: float = Field(default=0.95, gt=0, le=1)
+    """As in `TrainerSettings`."""
+
+
+class MultiomicsSettings(Settings):
+    """Fine-tuning on several modalities; the defaults are those of the published tutorial."""
+
+    modalities: ModalitySettings = ModalitySettings()
+    n_genes: Count = 1200
+    """Highly variable genes (seurat_v3, per batch), beside all proteins and the chosen peaks: each
+    is a token of every cell that was measured for it, zeros kept."""
+    min_matched: Share = 0.5
+    """Share of a data set's counts whose genes must be in the vocabulary, or the run stops."""
+    mask_share: Share = 0.4
+    """Share of the values that are masked."""
+    hidden_share: Share = 0.5
+    """Share of the cells of which one modality beside RNA is masked whole, another epoch others: so
+    that it can be imputed where it is missing. Not of the tutorial, which imputes nothing."""
+    gepc: bool = True
+    """Add the GEPC objective."""
+    dar_weight: float = Field(default=1, ge=0)
+    """Weight of DAR in the loss, where there are batches; 0: no DAR."""
+    inherit: Literal["all", "genes"] = "genes"
+    """What a fit takes from a model folder: all weights that fit, or the gene embedding alone."""
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    """Dropout in fine-tuning; null: the model's own."""
+    epochs: Count = 25
+    """Passes over the training cells, at most."""
+    patience: Count = 5
+    """Epochs without a better held-out loss before the fit stops."""
+    heldout_share: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the cells of each batch that the early stop looks at; 0: no early stop."""
+    trainer: MultiomicsTrainer = MultiomicsTrainer()
+
+
 class GenerationSettings(Settings):
     """Generation of cells' profiles, and how they compare with true ones."""
 
@@ -572,6 +632,9 @@ class BenchmarkSettings(Settings):
     """Data sets of the integration benchmark."""
     annotation: tuple[Name, ...] = ()
     """Data sets of the annotation benchmark; their rows say which batches are the `query`."""
+    multiomics: tuple[Name, ...] = ()
+    """Data sets of the multi-omics benchmark: their rows have `modalities`, and the batches of
+    `query`, if any, are given RNA alone."""
     methods: tuple[Name, ...] = ()
     """Methods, rows of methods.tsv; each runs on the data sets of its task."""
     seeds: tuple[int, ...] = (0,)
@@ -606,6 +669,7 @@ class Config(Settings):
     embed: EmbedSettings = EmbedSettings()
     integration: IntegrationSettings = IntegrationSettings()
     annotation: AnnotationSettings = AnnotationSettings()
+    multiomics: MultiomicsSettings = MultiomicsSettings()
     generation: GenerationSettings = GenerationSettings()
     networks: NetworkSettings = NetworkSettings()
     index: IndexSettings = IndexSettings()
@@ -623,6 +687,22 @@ class Config(Settings):
 def _split(names: object) -> object:
     """Names of a table's cell, which blanks separate; one that has blanks itself is quoted."""
     return tuple(shlex.split(names)) if isinstance(names, str) else names
+
+
+def _split_pairs(pairs: object) -> object:
+    """Pairs `NAME=VALUE` of a table's cell, which blanks separate."""
+    if not isinstance(pairs, str):
+        return pairs
+    split = [pair.partition("=") for pair in shlex.split(pairs)]
+    return {name: value for name, _, value in split}
+
+
+def _check_modalities(places: Mapping[str, str]) -> Mapping[str, str]:
+    unknown = sorted(places.keys() - {"protein", "atac"})
+    if unknown or not all(places.values()):
+        message = f"{', '.join(unknown) or 'a place is empty'}: give protein=KEY, atac=KEY or both"
+        raise ValueError(message)
+    return places
 
 
 class CorpusRow(Settings):
@@ -700,12 +780,18 @@ class DatasetRow(Settings):
     """obs column of the cell type; empty: all are unknown."""
     obs_filter: str | None = None
     """pandas query on obs that keeps cells, as `demuxlet_cls == "SNG"`."""
+    modalities: Annotated[
+        Mapping[str, str], BeforeValidator(_split_pairs), AfterValidator(_check_modalities)
+    ] = Field(default_factory=dict)
+    """What is measured beside RNA and where, as `protein=KEY`: a key of obsm, whose features are
+    named by its columns or in uns["protein_names"], or the name of a modality of an .h5mu."""
     obs_columns: Annotated[tuple[str, ...], BeforeValidator(_split)] = ()
     """More obs columns to keep, text, for a data set that is a reference."""
     parts: Annotated[tuple[Name, ...], BeforeValidator(_split)] = ()
     """Instead of a path: rows whose cells are merged over their common genes, each a batch."""
     query: Annotated[tuple[str, ...], BeforeValidator(_split)] = ()
-    """Batches that annotation gives labels to, as learned from the cells of the others."""
+    """Batches that annotation gives labels to, as learned from the cells of the others; and whose
+    other modalities are imputed from RNA."""
     description: str = ""
 
     @model_validator(mode="after")
@@ -820,6 +906,7 @@ def load_config(config: Mapping[str, Any], root: Path) -> tuple[Config, Tables]:
         ("index.queries", cfg.index.queries, tables.datasets),
         ("benchmark.integration", cfg.benchmark.integration, tables.datasets),
         ("benchmark.annotation", cfg.benchmark.annotation, tables.datasets),
+        ("benchmark.multiomics", cfg.benchmark.multiomics, tables.datasets),
         ("benchmark.methods", cfg.benchmark.methods, tables.methods),
         (f"{cfg.models}: corpus", [m.corpus for m in tables.models.values()], tables.corpora),
         (
@@ -841,6 +928,11 @@ def load_config(config: Mapping[str, Any], root: Path) -> tuple[Config, Tables]:
             message = (
                 f"config: benchmark.annotation: {cfg.datasets} names no query batches of {name}"
             )
+            raise ValueError(message)
+    for name in cfg.benchmark.multiomics:
+        row = tables.datasets[name]
+        if not any(tables.datasets[part].modalities for part in (name, *row.parts)):
+            message = f"config: benchmark.multiomics: {cfg.datasets} names no modalities of {name}"
             raise ValueError(message)
     return cfg, tables
 

@@ -30,6 +30,15 @@ LABEL: Final = "label"
 # obsm of every embedding file
 EMBEDDING: Final = "X_emb"
 
+# what a prepared data set of several modalities has too
+RNA: Final = "rna"
+MODALITIES: Final = (RNA, "protein", "atac")
+"""Their places are their codes in models."""
+PANEL: Final = "panel"
+"""obs column: which features beside RNA a cell was measured for."""
+IMPUTED: Final = "imputed"
+"""obsm of an embedding file of several modalities: what a cell was not measured for."""
+
 # a table of predicted labels, beside `batch` and `label`
 CELL: Final = "cell"
 LABEL_SHARE: Final = "label_share"

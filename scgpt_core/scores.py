@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scgpt_core import label_metrics, metrics
-from scgpt_core.keys import BATCH, EMBEDDING, LABEL, LABEL_SHARE
+from scgpt_core import imputation_metrics, label_metrics, metrics
+from scgpt_core.imputation_metrics import Imputation
+from scgpt_core.keys import BATCH, EMBEDDING, IMPUTED, LABEL, LABEL_SHARE
 from scgpt_core.label_metrics import Labels
 from scgpt_core.metrics import Cells
 
@@ -26,9 +27,14 @@ COLUMNS: Final = ("task", "dataset", "method", "seed", "metric", "value", "secon
 MAIN: Final[Mapping[str, tuple[str, ...]]] = {
     "integration": ("avg_bio", "avg_batch", "overall", "scib_overall"),
     "annotation": ("macro_f1", "accuracy", "selective_accuracy", "calibration"),
+    "multiomics": ("avg_bio", "avg_batch", "pearson", "spearman"),
 }
 """Metrics of the main table, by task."""
-RANKED_BY: Final = {"integration": "overall", "annotation": "macro_f1"}
+RANKED_BY: Final = {
+    "integration": "overall",
+    "annotation": "macro_f1",
+    "multiomics": "pearson",
+}
 """The metric that methods are ranked by, by task."""
 AT: Final = "_at_"
 """Stands between a metric and the per cent of the labels that were learned from, where not all."""
@@ -52,6 +58,14 @@ class LabelMetric(NamedTuple):
     group: Literal["right", "sure", "novel"]
     """Whether labels are right, probabilities honest, or new types found."""
     compute: Callable[[Labels], float]
+
+
+class ImputationMetric(NamedTuple):
+    """Something measured on imputed values; its function's docstring defines it in words."""
+
+    title: str
+    group: Literal["imputed"]
+    compute: Callable[[Imputation], float]
 
 
 class Mean(NamedTuple):
@@ -89,6 +103,11 @@ LABEL_METRICS: Final[Mapping[str, LabelMetric]] = {
     "novel_auroc": LabelMetric("New AUROC", "novel", label_metrics.novel_auroc),
 }
 """Of annotation, in the order of the tables. Greater is better, and 1 is the best."""
+IMPUTATION_METRICS: Final[Mapping[str, ImputationMetric]] = {
+    "pearson": ImputationMetric("Pearson", "imputed", imputation_metrics.pearson),
+    "spearman": ImputationMetric("Spearman", "imputed", imputation_metrics.spearman),
+}
+"""Of multi-omics, beside `METRICS`. Greater is better, and 1 is the best."""
 
 
 def avg_bio(values: Mapping[str, float]) -> float:
@@ -185,6 +204,39 @@ def score_embedding(embedding: "AnnData", unintegrated: "AnnData") -> pd.DataFra
     return pd.DataFrame(rows, columns=["metric", "value", "seconds"])
 
 
+def score_imputation(embedding: "AnnData", prepared: "AnnData") -> pd.DataFrame:
+    """Score what a method imputed with all of `IMPUTATION_METRICS`.
+
+    Parameters
+    ----------
+    embedding
+        Cells with `obsm["imputed"]`, see `write_joint`.
+    prepared
+        The data set, which has the truth.
+
+    Returns
+    -------
+    Columns metric, value and seconds; also `pearson/FEATURE` of each feature.
+    """
+    from scgpt_core.tasks.modalities import read_modalities
+    from scgpt_core.tasks.mosaic import normalise
+
+    start = time.perf_counter()
+    imputed: pd.DataFrame = embedding.obsm[IMPUTED]
+    truth = read_modalities(prepared)
+    true_NF = np.hstack([normalise(truth, name) for name in truth.by_name])
+    imputation = Imputation(
+        imputed.to_numpy(),
+        pd.DataFrame(true_NF, columns=list(truth.features))[list(imputed.columns)].to_numpy(),
+        embedding.obs[BATCH].astype(str).to_numpy(),
+        tuple(imputed.columns),
+    )
+    values = {name: metric.compute(imputation) for name, metric in IMPUTATION_METRICS.items()}
+    values |= {f"pearson/{name}": r for name, r in imputation.pearson_by_feature.items()}
+    table = pd.DataFrame({"metric": values.keys(), "value": values.values()})
+    return table.assign(seconds=(time.perf_counter() - start) / len(table))
+
+
 def score_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
     """Score the labels of a query with all of `LABEL_METRICS`.
 
@@ -224,6 +276,9 @@ def define_metrics() -> pd.DataFrame:
             ("integration", METRICS),
             ("integration", MEANS),
             ("annotation", LABEL_METRICS),
+            ("multiomics", METRICS),
+            ("multiomics", MEANS),
+            ("multiomics", IMPUTATION_METRICS),
         )
         for name, metric in table.items()
     ]
@@ -298,17 +353,20 @@ def main_table(scores: pd.DataFrame, titles: Mapping[str, str] | None = None) ->
     shown = [metric for metrics_of_task in MAIN.values() for metric in metrics_of_task]
     summary = summarise_scores(scores[scores["metric"].isin(shown)])
     width = max(len(titles.get(method, method)) for method in summary["method"]) + 4
-    defined = define_metrics().set_index("metric")
+    definitions = define_metrics().set_index(["task", "metric"])
     blocks, legend = [], []
     for (task, dataset), part in summary.groupby(["task", "dataset"], sort=False):
-        shown = list(MAIN[str(task)])
+        shown, defined = list(MAIN[str(task)]), definitions.loc[str(task)]
         table = part.pivot_table("mean", index="method", columns="metric", dropna=False)[shown]
         table = table.sort_values(RANKED_BY[str(task)], ascending=False)
         best = table.max()
         lines = [f"{task}: {dataset}", " " * width]
         lines[1] += "".join(f"{defined['title'][metric]:>16}" for metric in shown)
         for method, row in table.iterrows():
-            cells = (f"{row[m]:.3f}{'*' if row[m] == best[m] else ' '}" for m in shown)
+            cells = (
+                "- " if np.isnan(row[m]) else f"{row[m]:.3f}{'*' if row[m] == best[m] else ' '}"
+                for m in shown
+            )
             name = titles.get(str(method), str(method))
             lines.append(f"  {name:<{width - 2}}" + "".join(f"{cell:>17}"[1:] for cell in cells))
         blocks.append("\n".join(lines))

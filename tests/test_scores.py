@@ -76,8 +76,12 @@ def test_other_cells_and_broken_embeddings_are_refused() -> None:
 
 def test_every_definition_is_a_sentence() -> None:
     definitions = scores.define_metrics()
-    assert definitions["metric"].tolist() == [*METRICS, *MEANS, *scores.LABEL_METRICS]
-    assert set(definitions["group"]) == {"bio", "batch", "mean", "right", "sure", "novel"}
+    by_task = definitions.groupby("task")["metric"].agg(list)
+    assert by_task["integration"] == [*METRICS, *MEANS]
+    assert by_task["annotation"] == [*scores.LABEL_METRICS]
+    assert by_task["multiomics"] == [*METRICS, *MEANS, *scores.IMPUTATION_METRICS]
+    groups = {"bio", "batch", "mean", "right", "sure", "novel", "imputed"}
+    assert set(definitions["group"]) == groups
     assert definitions["definition"].str.fullmatch(r"[^\n]{20,}\.").all()
 
 

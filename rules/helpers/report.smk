@@ -5,6 +5,7 @@ PAGES = {
     "pretrain": "Pretraining",
     "integration": "Integration",
     "annotation": "Annotation",
+    "multiomics": "Several modalities",
     "mapping": "Reference mapping",
     "generation": "Generation",
 }
@@ -20,6 +21,10 @@ if not CFG.benchmark.integration:
 
 if not CFG.benchmark.annotation:
     del PAGES["annotation"]
+
+
+if not CFG.benchmark.multiomics:
+    del PAGES["multiomics"]
 
 
 if not CFG.index.queries:
@@ -56,6 +61,19 @@ def get_page_artefacts(wildcards):
                 dataset=CFG.benchmark.annotation,
                 method=get_benchmarked("annotation"),
                 seed=CFG.benchmark.seeds,
+            ),
+            "overlap": overlap,
+        },
+        "multiomics": {
+            "scores": "results/benchmark/scores.parquet",
+            "embeddings": expand(
+                "results/tasks/multiomics/{dataset}/{method}/{seed}/embedding.h5ad",
+                dataset=CFG.benchmark.multiomics,
+                method=get_benchmarked("multiomics"),
+                seed=CFG.benchmark.seeds,
+            ),
+            "prepared": expand(
+                "results/datasets/{dataset}.h5ad", dataset=CFG.benchmark.multiomics
             ),
             "overlap": overlap,
         },

@@ -26,6 +26,7 @@ def get_tested_datasets():
     names = {
         *CFG.benchmark.integration,
         *CFG.benchmark.annotation,
+        *CFG.benchmark.multiomics,
         *CFG.index.queries,
         *CFG.generation.datasets,
     }

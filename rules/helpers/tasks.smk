@@ -5,13 +5,14 @@ def get_dataset_row(wildcards):
 
 
 def get_query(wildcards):
-    """The batches that annotation gives labels to."""
+    """The batches that are given labels (annotation), or RNA alone (multi-omics)."""
     return list(TABLES.datasets[wildcards.dataset].query)
 
 
 def get_query_option(wildcards):
     """The same, as finetune.py reads it."""
-    return ["--query", *get_query(wildcards)]
+    query = get_query(wildcards)
+    return ["--query", *query] if query else []
 
 
 def is_url(path):

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from scgpt_core.batch import Batch
 from scgpt_core.data.cells import Cells, take_cells
 from scgpt_core.data.collate import TokenSettings, to_batch
+from scgpt_core.data.multimodal import ModalityTokens, to_modality_batch
 from scgpt_core.data.order import EpochOrder, Visits
 
 
@@ -41,22 +42,28 @@ class CellSource(Protocol):
 
 
 class ArraySource:
-    """Cells in memory, with a sequencing batch and a class each where they have them.
+    """Cells in memory, with a sequencing batch, a class and a panel each where they have them.
 
     Parameters
     ----------
     cells
         All cells.
-    batch, label
-        (N,) integer codes; a label of -1 is none.
+    batch, label, panel
+        (N,) integer codes; a label of -1 is none; a panel says what a cell was measured for.
     """
 
     def __init__(
-        self, cells: Cells, *, batch: ArrayLike | None = None, label: ArrayLike | None = None
+        self,
+        cells: Cells,
+        *,
+        batch: ArrayLike | None = None,
+        label: ArrayLike | None = None,
+        panel: ArrayLike | None = None,
     ) -> None:
         self._cells = cells
         self.batch_N = self._codes(batch, "batch")
         self.label_N = self._codes(label, "label")
+        self.panel_N = self._codes(panel, "panel")
 
     def _codes(self, codes: ArrayLike | None, name: str) -> NDArray[np.int64] | None:
         if codes is None:
@@ -175,6 +182,7 @@ class ShardLoader:
         self._condition_N = conditions
         self._batch_N = source.batch_N if isinstance(source, ArraySource) else None
         self._label_N = source.label_N if isinstance(source, ArraySource) else None
+        self._panel_N = source.panel_N if isinstance(source, ArraySource) else None
         self._order = EpochOrder(
             n_cells=source.n_cells,
             seed=seed,
@@ -318,17 +326,20 @@ class ShardLoader:
         return tuple(self._batch(epoch, window, piece) for piece in window.steps[step])
 
     def _batch(self, epoch: int, window: _Window, piece: _Piece) -> Batch:
-        return to_batch(
-            window.cells,
-            self._settings,
-            seed=self._order.seed,
-            epoch=epoch + (piece.repeats << 32),
-            rows=np.searchsorted(window.rows, piece.rows),
-            batch_B=None if self._batch_N is None else self._batch_N[piece.rows],
-            label_B=None if self._label_N is None else self._label_N[piece.rows],
-            condition_B=None if self._condition_N is None else self._condition_N[piece.rows],
-            pin=self._pin,
-        )
+        told: dict[str, Any] = {
+            "seed": self._order.seed,
+            "epoch": epoch + (piece.repeats << 32),
+            "rows": np.searchsorted(window.rows, piece.rows),
+            "batch_B": None if self._batch_N is None else self._batch_N[piece.rows],
+            "label_B": None if self._label_N is None else self._label_N[piece.rows],
+            "pin": self._pin,
+        }
+        if isinstance(self._settings, ModalityTokens):
+            assert self._panel_N is not None, "cells of several modalities have panels"
+            panel_B = self._panel_N[piece.rows]
+            return to_modality_batch(window.cells, self._settings, panel_B=panel_B, **told)
+        condition_B = None if self._condition_N is None else self._condition_N[piece.rows]
+        return to_batch(window.cells, self._settings, condition_B=condition_B, **told)
 
 
 def balance_weights(groups_N: NDArray[np.integer[Any]], strength: float) -> NDArray[np.float64]:

@@ -92,6 +92,11 @@ class Vocabulary:
         """Token ids, -1 for what is not a token of the vocabulary (see `match_genes` for names)."""
         return np.fromiter((self._id.get(token, -1) for token in tokens), np.int32)
 
+    def extend(self, tokens: Iterable[str]) -> "Vocabulary":
+        """Vocabulary with those of the tokens that it lacks behind its own, whose ids stay."""
+        new = [token for token in tokens if token not in self]
+        return Vocabulary(self.tokens + new, self.symbols + new)
+
     def save(self, path: str | Path) -> None:
         """Write the vocabulary as JSON, whole or not at all."""
         write_json(path, {"format": _FORMAT, "tokens": self.tokens, "symbols": self.symbols})

@@ -21,17 +21,25 @@ class LoadReport:
     """The file has them, the model has not."""
     mismatched: tuple[str, ...]
     """Both have them, in different shapes (given): they keep their initial values."""
+    new_tokens: tuple[str, ...] = ()
+    """Tokens that the model has beyond the file's vocabulary: their embeddings start anew."""
 
     def __str__(self) -> str:
         parts = [f"{len(self.matched)} weights loaded"]
         for what in ("missing", "unexpected", "mismatched"):
             names = getattr(self, what)
             parts.append(f"{len(names)} {what}" + (f" ({', '.join(names)})" if names else ""))
+        if self.new_tokens:
+            parts.append(f"{len(self.new_tokens)} new tokens ({', '.join(self.new_tokens)})")
         return ", ".join(parts)
 
 
 def load_weights(
-    model: nn.Module, weights: Mapping[str, Tensor], *, optional: Collection[str] = ()
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    *,
+    optional: Collection[str] = (),
+    new_tokens: Collection[str] = (),
 ) -> LoadReport:
     """Copy weights into a model by name; what fits is loaded, and what does not is an error.
 
@@ -41,6 +49,8 @@ def load_weights(
         Under our names.
     optional
         Beginnings of names that may be missing, unexpected or of another shape.
+    new_tokens
+        Tokens whose rows in `weights` are new values: for the report.
 
     Raises
     ------
@@ -58,6 +68,7 @@ def load_weights(
     report = LoadReport(
         tuple(name for name in shared if name not in differing),
         **{what: tuple(names) for what, names in lost.items()},
+        new_tokens=tuple(new_tokens),
     )
     errors = [
         f"{what}: {name}"

@@ -42,7 +42,8 @@ from scgpt_core.keys import CELL
 from scgpt_core.model import ScGPT
 from scgpt_core.runs import read_json, run_record, sha256
 from scgpt_core.tasks.datasets import variable_genes
-from scgpt_core.tasks.integration import FRESH, Init, UnfinishedError
+from scgpt_core.tasks.fitting import UnfinishedError
+from scgpt_core.tasks.integration import FRESH, Init
 from scgpt_core.tasks.labelling import (
     NO_CLASS,
     Split,

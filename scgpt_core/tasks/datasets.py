@@ -5,7 +5,7 @@ import shutil
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import anndata as ad
@@ -28,6 +28,7 @@ from scgpt_core.keys import (
     LABEL,
     UNKNOWN,
 )
+from scgpt_core.tasks.modalities import is_mudata, read_mudata, take_modalities, write_modalities
 
 SOURCE_SHA256 = "source_sha256"
 """Key of uns: digest of the file that a data set was made of."""
@@ -70,15 +71,15 @@ def prepare_dataset(
 
     The file has raw counts (CSR, float32) in X; in obs the categories `batch`, `label` ("unknown"
     where it is missing) and, by the label's harmonised name, `cell_type` with its ontology id; in
-    var `feature_id` where the source has it; in uns the source's SHA-256. Cells without any count
-    are left out.
+    var `feature_id` where the source has it; in uns the source's SHA-256; what the row names beside
+    RNA as `write_modalities` puts it. Cells without any count of RNA are left out.
 
     Parameters
     ----------
     row
         Which cells and columns to take.
     source
-        The h5ad file.
+        The h5ad file, or an h5mu file (MuData) with a modality "rna".
     output
         The h5ad file to write.
     cell_types
@@ -94,7 +95,8 @@ def prepare_dataset(
         message = f"{row.dataset}: {source} does not exist"
         raise ValueError(message)
     digest = _verify(source, row)
-    adata = _take_cells(_take_counts(_read(source, row), row), row)
+    content = _read(source, row)
+    adata = _take_cells(_take_counts(content, row), row)
     check_counts(adata.X, source=row.dataset)
     prepared = ad.AnnData(
         adata.X,
@@ -102,6 +104,8 @@ def prepare_dataset(
         var=adata.var[[FEATURE_ID]].astype(str) if FEATURE_ID in adata.var else adata.var[[]],
         uns={SOURCE_SHA256: digest},
     )
+    if row.modalities:
+        write_modalities(prepared, take_modalities(content[prepared.obs_names], row))
     with runs.whole(output) as temporary:
         prepared.write_h5ad(temporary, compression="lzf", convert_strings_to_categoricals=False)
     label = prepared.obs[LABEL]
@@ -115,7 +119,13 @@ def prepare_dataset(
     )
 
 
-def write_embedding(emb_ND: NDArray[np.float32], adata: ad.AnnData, path: str | Path) -> None:
+def write_embedding(
+    emb_ND: NDArray[np.float32],
+    adata: ad.AnnData,
+    path: str | Path,
+    *,
+    obsm: Mapping[str, pd.DataFrame] | None = None,
+) -> None:
     """Write the embedding file of a task: `batch` and `label` in obs, the embedding in obsm.
 
     Parameters
@@ -126,11 +136,13 @@ def write_embedding(emb_ND: NDArray[np.float32], adata: ad.AnnData, path: str | 
         The prepared data set that they are of.
     path
         The h5ad file to write.
+    obsm
+        What else it gets in obsm.
     """
     assert len(emb_ND) == adata.n_obs, "an embedding has a row for each cell"
     embedding = ad.AnnData(
         obs=adata.obs[[BATCH, LABEL]],
-        obsm={EMBEDDING: np.ascontiguousarray(emb_ND, dtype=np.float32)},
+        obsm={EMBEDDING: np.ascontiguousarray(emb_ND, dtype=np.float32), **(obsm or {})},
         uns={SOURCE_SHA256: adata.uns[SOURCE_SHA256]},
     )
     with runs.whole(path) as temporary:
@@ -224,7 +236,7 @@ def _read(path: Path, row: DatasetRow) -> ad.AnnData:
         with warnings.catch_warnings():
             # An error of ours, that says which ones, comes after it.
             warnings.filterwarnings("ignore", message=".* names are not unique")
-            return ad.read_h5ad(path)
+            return read_mudata(path, row) if is_mudata(path) else ad.read_h5ad(path)
     except OSError as error:
         message = f"{row.dataset}: {row.path} is not a whole h5ad file: {error}"
         raise ValueError(message) from error

@@ -9,10 +9,8 @@ Shapes: N cells of a data set, B cells of a mini-batch, G genes, D width.
 
 import contextlib
 import dataclasses
-import functools
 import logging
 import shutil
-from collections import defaultdict
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -24,24 +22,22 @@ from torch.nn import functional as F  # noqa: N812
 
 from scgpt_core.checkpoint import Checkpoint, adapt_model, load_checkpoint, save_checkpoint
 from scgpt_core.config import IntegrationSettings, ModelConfig
-from scgpt_core.data.binning import draw_keys
 from scgpt_core.data.cells import Cells, cells_from_csr, take_cells
 from scgpt_core.data.collate import TokenSettings
 from scgpt_core.data.genes import match_var
 from scgpt_core.data.identity import cell_identity
-from scgpt_core.data.loader import ArraySource, ShardLoader
+from scgpt_core.data.loader import ArraySource
 from scgpt_core.data.vocab import Vocabulary
 from scgpt_core.device import autocast, resolve_precision
 from scgpt_core.keys import BATCH
 from scgpt_core.model import ScGPT
 from scgpt_core.runs import run_record, sha256
 from scgpt_core.tasks.datasets import require_batches, variable_genes, write_embedding
-from scgpt_core.train.guards import Patience
+from scgpt_core.tasks.fitting import UnfinishedError, fit_by_epochs, hold_out, loader_of_all
 from scgpt_core.train.journal import METRICS, read_metrics
-from scgpt_core.train.memory import resolve_micro_batch
 from scgpt_core.train.objectives import Integration
 from scgpt_core.train.parallel import World, gather, join_world
-from scgpt_core.train.trainer import Result, Trainer
+from scgpt_core.train.trainer import Result
 
 FRESH = (
     "batch_embedding.",
@@ -52,15 +48,9 @@ FRESH = (
     "class_head.",
 )
 """Weights that depend on the batches of a data set: they start anew where they do not fit."""
-_FOR_HELDOUT = 7  # added to the seed: cells are not held out by the draws of their genes
-_EVALUATION_CELLS = 64
 
 Init = Literal["pretrained", "random"]
 log = logging.getLogger(__name__)
-
-
-class UnfinishedError(Exception):
-    """A fit was stopped and saved before its end; run again, it goes on."""
 
 
 class Prepared(NamedTuple):
@@ -109,21 +99,8 @@ def prepare(
         tuple(np.sort(token_ids[variable_G]).tolist()),
         batch_N,
         tuple(batches.categories),
-        _hold_out(cell_ids, batch_N, settings.heldout_share, seed),
+        hold_out(cell_ids, batch_N, settings.heldout_share, seed),
     )
-
-
-def _hold_out(
-    cell_ids: NDArray[np.int64], batch_N: NDArray[np.int64], share: float, seed: int
-) -> NDArray[np.bool_]:
-    """Draw about this share of every batch, but never all of it."""
-    draw_N = draw_keys(seed + _FOR_HELDOUT, 0, cell_ids)
-    heldout_N = np.zeros(len(cell_ids), bool)
-    for code in np.unique(batch_N):
-        rows = np.flatnonzero(batch_N == code)
-        n = min(round(share * len(rows)), len(rows) - 1)
-        heldout_N[rows[np.argsort(draw_N[rows], kind="stable")[:n]]] = True
-    return heldout_N
 
 
 def make_model(
@@ -184,37 +161,18 @@ def fit(
     """
     objective = _objective(settings)
     tokens = token_settings(model.config, prepared, mask_share=settings.mask_share)
-    loader = ShardLoader(
-        prepared.source(~prepared.heldout_N),
-        tokens,
-        batch_cells=settings.trainer.batch_cells,
-        micro_batch_cells=resolve_micro_batch(model, objective, settings.trainer, world),
-        seed=seed,
-        rank=world.rank,
-        world_size=world.size,
-        pin=world.device.type == "cuda",
-    )
-    watch: dict[str, Any] = {}
-    if prepared.heldout_N.any():
-        heldout = _loader_of_all(prepared.source(prepared.heldout_N), tokens, seed)
-        watch = {
-            "evaluate": functools.partial(_evaluate, objective, heldout, world),
-            "evaluate_steps": loader.steps_per_epoch,
-            "patience": Patience("heldout", "loss", settings.patience),
-        }
-    identity = {**identity, "tokens": dataclasses.asdict(tokens), **dataclasses.asdict(objective)}
-    return Trainer(
+    return fit_by_epochs(
         model,
         objective,
-        loader,
-        settings.trainer,
+        tokens,
+        train=prepared.source(~prepared.heldout_N),
+        heldout=prepared.source(prepared.heldout_N),
+        settings=settings,
         world=world,
-        steps=settings.epochs * loader.steps_per_epoch,
         seed=seed,
         state_folder=state_folder,
-        identity={**identity, "model": model.config.model_dump(mode="json")},
-        **watch,
-    ).run()
+        identity={**identity, **dataclasses.asdict(objective)},
+    )
 
 
 def _objective(settings: IntegrationSettings) -> Integration:
@@ -225,11 +183,6 @@ def _objective(settings: IntegrationSettings) -> Integration:
         ecs_weight=settings.ecs_weight,
         dar_weight=settings.dar_weight,
     )
-
-
-def _loader_of_all(source: ArraySource, tokens: TokenSettings, seed: int) -> ShardLoader:
-    """All cells in order, with equal draws in every epoch."""
-    return ShardLoader(source, tokens, batch_cells=_EVALUATION_CELLS, seed=seed, shuffle=False)
 
 
 def token_settings(
@@ -245,26 +198,6 @@ def token_settings(
     )
 
 
-def _evaluate(
-    objective: Integration, heldout: ShardLoader, world: World, model: ScGPT
-) -> dict[str, dict[str, float]]:
-    """Mean terms over held-out cells; `loss` is of the predictions of expression alone.
-
-    ECS and DAR are left out of it: they depend on which cells share a mini-batch, and the latter is
-    a game whose value does not tell how good the embedding is.
-    """
-    sums: dict[str, float] = defaultdict(float)
-    numbers: dict[str, float] = defaultdict(float)
-    for batch in heldout.batches():
-        sizes = objective.sizes(batch)
-        for name, term in objective(model, batch.to(world.device), 1.0).items():
-            sums[name] += term.item() * sizes[name]
-            numbers[name] += sizes[name]
-    means = {name: sums[name] / max(numbers[name], 1.0) for name in sums}
-    loss = sum(mean for name, mean in means.items() if name.startswith("gep"))
-    return {"heldout": {"loss": loss, **means}}
-
-
 @torch.inference_mode()
 def predict(
     model: ScGPT, prepared: Prepared, settings: IntegrationSettings, *, seed: int
@@ -274,7 +207,7 @@ def predict(
     device = next(model.parameters()).device
     precision = resolve_precision(device, settings.trainer.precision)
     tokens = token_settings(model.config, prepared, mask_share=None)
-    loader = _loader_of_all(prepared.source(np.ones_like(prepared.heldout_N)), tokens, seed)
+    loader = loader_of_all(prepared.source(np.ones_like(prepared.heldout_N)), tokens, seed)
     parts = []
     with autocast(device, precision):
         for batch in loader.batches():

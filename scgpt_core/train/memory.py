@@ -84,4 +84,5 @@ def _longest_batch(n_cells: int, config: ModelConfig) -> Batch:
         hidden_BL=hidden_BL,
         batch_B=torch.zeros(n_cells, dtype=torch.int64),
         label_B=torch.zeros(n_cells, dtype=torch.int64),
+        modality_BL=torch.zeros(shape, dtype=torch.int64),
     )

@@ -21,7 +21,7 @@ from scgpt_core.keys import SPECIAL_TOKENS
 from scgpt_core.model import ScGPT
 from scgpt_core.tasks import annotation
 from scgpt_core.tasks.annotation import annotate_cells, annotate_dataset
-from scgpt_core.tasks.integration import UnfinishedError
+from scgpt_core.tasks.fitting import UnfinishedError
 from scgpt_core.tasks.labelling import split_cells
 
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,8 @@ from scgpt_core.keys import SPECIAL_TOKENS
 from scgpt_core.model import ScGPT
 from scgpt_core.tasks import integration
 from scgpt_core.tasks.datasets import prepare_dataset
-from scgpt_core.tasks.integration import UnfinishedError, integrate_dataset
+from scgpt_core.tasks.fitting import UnfinishedError
+from scgpt_core.tasks.integration import integrate_dataset
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = IntegrationSettings.model_validate(

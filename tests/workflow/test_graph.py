@@ -41,6 +41,7 @@ def test_the_whole_graph_runs(smoke_run: Path) -> None:
     assert methods == {
         "integration": {"hvg_pca", "scgpt_zero_shot", "scgpt_finetuned"},
         "annotation": {"knn_pca", "scgpt_annotation"},
+        "multiomics": {"rna_pca", "scgpt_multiomics"},
     }
     # Each type of the smoke cells is in every batch: none is isolated.
     integration = scores[scores["task"] == "integration"]
@@ -51,6 +52,7 @@ def test_the_whole_graph_runs(smoke_run: Path) -> None:
         "pretrain",
         "integration",
         "annotation",
+        "multiomics",
         "mapping",
         "generation",
         "summary",

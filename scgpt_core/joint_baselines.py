@@ -1,0 +1,239 @@
+"""The simple methods that multi-omics is measured against, by their name in methods.tsv.
+
+A method is a function of a `Problem` and a seed that embeds the cells and predicts all features
+beside RNA, in the units of `normalise`. To add one: a row of methods.tsv and an entry of
+`JOINT_BASELINES`.
+
+Shapes: N cells, D dimensions, F features beside RNA.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+from sklearn.linear_model import RidgeCV
+from sklearn.neighbors import NearestNeighbors
+
+from scgpt_core.baselines import N_COMPONENTS, N_GENES, hvg_pca, log_counts
+from scgpt_core.config import ModalitySettings
+from scgpt_core.keys import BATCH
+from scgpt_core.runs import run_record, sha256
+from scgpt_core.tasks.datasets import variable_genes
+from scgpt_core.tasks.mosaic import Problem, normalise, pose_problem, write_joint
+
+N_NEIGHBOURS: Final = 15
+PENALTIES: Final = tuple(10.0**i for i in range(-1, 5))
+"""Of the ridge regression: leave-one-out chooses."""
+_FACTORS: Final = 15
+
+FloatArray = NDArray[np.float32]
+
+
+class Joint(NamedTuple):
+    """What a method makes of a problem."""
+
+    emb_ND: FloatArray
+    imputed_NF: FloatArray
+
+
+JointBaseline = Callable[[Problem, int], Joint]
+
+
+def run_joint_baseline(
+    dataset: str | Path,
+    output: str | Path,
+    run_json: str | Path,
+    *,
+    method: str,
+    query: Collection[str],
+    settings: ModalitySettings,
+    seed: int,
+) -> None:
+    """Embed a prepared data set of several modalities by a simple method, and impute the rest.
+
+    Parameters
+    ----------
+    output
+        h5ad to write, see `write_joint`.
+    run_json
+        Settings, digest, seconds and memory.
+    query, settings
+        Of `pose_problem`.
+
+    Raises
+    ------
+    ValueError
+        Where there is no such method, or it cannot read these modalities.
+    """
+    if method not in JOINT_BASELINES:
+        message = f"there is no method {method!r}; there are: {', '.join(JOINT_BASELINES)}"
+        raise ValueError(message)
+    problem = pose_problem(ad.read_h5ad(dataset), query, settings, seed=seed)
+    described = {"method": method, "query": list(query), "seed": seed}
+    with run_record(run_json, described | settings.model_dump(mode="json")) as run:
+        run["dataset"] = sha256(dataset)
+        run["withheld_cells"] = int(problem.withheld_N.sum())
+        joint = JOINT_BASELINES[method](problem, seed)
+        write_joint(np.asarray(joint.emb_ND, np.float32), joint.imputed_NF, problem, output)
+
+
+def rna_pca(problem: Problem, seed: int) -> Joint:
+    """HVG + PCA of RNA alone; features by ridge regression on the principal components."""
+    emb_ND = hvg_pca(problem.adata, seed)
+    return Joint(emb_ND, _impute(problem, emb_ND, _ridge))
+
+
+def concat_pca(problem: Problem, seed: int) -> Joint:
+    """PCA of RNA beside PCA of each modality; features by kNN on RNA, also to fill in what lacks.
+
+    Each modality's components are scaled to a total variance of one, so that all count alike.
+    """
+    emb_ND = hvg_pca(problem.adata, seed)
+    imputed_NF = _impute(problem, emb_ND, _nearest)
+    blocks = [_unit_variance(emb_ND)]
+    columns = np.cumsum([0, *(len(m.features) for m in problem.visible.by_name.values())])
+    for name, start, stop in zip(problem.visible.by_name, columns, columns[1:], strict=False):
+        values_NF = normalise(problem.visible, name)
+        filled_NF = np.where(np.isnan(values_NF), imputed_NF[:, start:stop], values_NF)
+        filled_NF = filled_NF[:, np.isfinite(filled_NF).all(axis=0)]
+        filled_NF = filled_NF / np.maximum(filled_NF.std(axis=0), 1e-6)
+        n_components = min(N_COMPONENTS, *filled_NF.shape)
+        blocks.append(_unit_variance(PCA(n_components, random_state=seed).fit_transform(filled_NF)))
+    return Joint(np.hstack(blocks), imputed_NF)
+
+
+def concat_harmony(problem: Problem, seed: int) -> Joint:
+    """Concatenated PCA, whose batches Harmony draws together; as it is where there is one batch."""
+    joint = concat_pca(problem, seed)
+    if problem.adata.obs[BATCH].nunique() < 2:
+        return joint
+    from harmonypy import run_harmony
+
+    # One thread: sums in another order give other digits.
+    corrected = run_harmony(
+        joint.emb_ND, problem.adata.obs, BATCH, random_state=seed, ncores=1, verbose=False
+    )
+    return joint._replace(emb_ND=np.asarray(corrected.Z_corr, np.float32))
+
+
+def mofa(problem: Problem, seed: int) -> Joint:
+    """Factors of RNA and all modalities (Argelaguet et al. 2020), and what these give back."""
+    from mofapy2.run.entry_point import entry_point
+
+    rna_NG = log_counts(problem.adata).X.toarray()
+    names = list(problem.visible.by_name)
+    views = [rna_NG, *(normalise(problem.visible, name) for name in names)]
+    model = entry_point()
+    model.set_data_options(scale_views=True, center_groups=True)
+    model.set_data_matrix(
+        [[np.asarray(view, np.float64)] for view in views],
+        likelihoods=["gaussian"] * len(views),
+        views_names=["rna", *names],
+        samples_names=[problem.adata.obs_names.tolist()],
+    )
+    model.set_model_options(factors=_FACTORS)
+    model.set_train_options(iter=200, convergence_mode="fast", seed=seed, verbose=False, quiet=True)
+    model.build()
+    model.run()
+    z_ND = np.asarray(model.model.nodes["Z"].getExpectation())
+    weights = model.model.nodes["W"].getExpectation()[1:]
+    # A view is given back centred and scaled: that is a line for each feature.
+    imputed_NF = np.hstack(
+        [_rescale(z_ND @ np.asarray(w).T, v) for w, v in zip(weights, views[1:], strict=True)]
+    )
+    return Joint(np.asarray(z_ND, np.float32), imputed_NF)
+
+
+def totalvi(problem: Problem, seed: int) -> Joint:
+    """Latent means of a variational autoencoder of RNA and proteins (Gayoso et al. 2021).
+
+    Cells of a batch and panel are a batch to it: it takes proteins that are 0 in a whole batch for
+    missing.
+    """
+    import scvi as package
+
+    visible = problem.visible
+    if list(visible.by_name) != ["protein"]:
+        message = f"totalVI reads RNA and proteins, not {', '.join(visible.by_name)}"
+        raise ValueError(message)
+    package.settings.seed = seed
+    genes_G = variable_genes(problem.adata, N_GENES)
+    cells = ad.AnnData(problem.adata.X[:, genes_G].copy(), obs=problem.adata.obs[[BATCH]].copy())
+    cells.obs["source"] = cells.obs[BATCH].astype(str) + "/" + visible.panel_N.astype(str)
+    cells.obsm["protein"] = pd.DataFrame(
+        visible.by_name["protein"].counts_NF.toarray(),
+        index=cells.obs_names,
+        columns=list(visible.features),
+    )
+    package.model.TOTALVI.setup_anndata(
+        cells, batch_key="source", protein_expression_obsm_key="protein"
+    )
+    model = package.model.TOTALVI(cells, n_latent=20)
+    model.train(enable_progress_bar=False)
+    measured_NF = visible.measured("protein")
+    sources = sorted(set(cells.obs["source"][measured_NF.any(axis=1)]))
+    _, proteins = model.get_normalized_expression(
+        transform_batch=sources, n_samples=10, return_mean=True, gene_list=[], return_numpy=True
+    )
+    logged = np.log1p(proteins)
+    clr_NF = logged - logged.mean(axis=1, keepdims=True)
+    emb_ND = np.asarray(model.get_latent_representation(), np.float32)
+    return Joint(emb_ND, np.asarray(clr_NF, np.float32))
+
+
+Learn = Callable[[FloatArray, FloatArray, FloatArray], Any]
+"""(N, D) components and (N, F) values to learn from, (M, D) components: values (M, F)."""
+
+
+def _impute(problem: Problem, emb_ND: FloatArray, learn: Learn) -> FloatArray:
+    """Predict all features of all cells, those of a panel from the cells that have the panel."""
+    values_NF = np.hstack([normalise(problem.visible, name) for name in problem.visible.by_name])
+    out_NF = np.full(values_NF.shape, np.nan, np.float32)
+    learned_NF = ~np.isnan(values_NF)
+    patterns_PF, of_feature_F = np.unique(learned_NF, axis=1, return_inverse=True)
+    for p in range(patterns_PF.shape[1]):
+        rows, columns = np.flatnonzero(patterns_PF[:, p]), np.flatnonzero(of_feature_F.ravel() == p)
+        if len(rows) > 1:
+            out_NF[:, columns] = learn(emb_ND[rows], values_NF[np.ix_(rows, columns)], emb_ND)
+    return out_NF
+
+
+def _ridge(x_ND: FloatArray, y_NF: FloatArray, x_MD: FloatArray) -> Any:
+    return RidgeCV(PENALTIES).fit(x_ND, y_NF).predict(x_MD).reshape(len(x_MD), -1)
+
+
+def _nearest(x_ND: FloatArray, y_NF: FloatArray, x_MD: FloatArray) -> Any:
+    search = NearestNeighbors(n_neighbors=min(N_NEIGHBOURS, len(x_ND))).fit(x_ND)
+    return y_NF[search.kneighbors(x_MD, return_distance=False)].mean(axis=1)
+
+
+def _unit_variance(block_ND: NDArray[Any]) -> FloatArray:
+    """Centre a block and scale it to a total variance of one."""
+    centred_ND = block_ND - block_ND.mean(axis=0)
+    return np.asarray(centred_ND / np.sqrt(centred_ND.var(axis=0).sum()), np.float32)
+
+
+def _rescale(predicted_NF: NDArray[Any], true_NF: FloatArray) -> FloatArray:
+    """Give each column the mean and scale of the values there are, by least squares."""
+    out_NF = np.full(predicted_NF.shape, np.nan, np.float32)
+    for f in range(predicted_NF.shape[1]):
+        use_N = np.isfinite(true_NF[:, f])
+        x_N, y_N = predicted_NF[use_N, f], true_NF[use_N, f]
+        if len(x_N) > 1 and x_N.std() > 0:
+            slope, intercept = np.polyfit(x_N, y_N, 1)
+            out_NF[:, f] = predicted_NF[:, f] * slope + intercept
+    return out_NF
+
+
+JOINT_BASELINES: Final[Mapping[str, JointBaseline]] = {
+    "rna_pca": rna_pca,
+    "concat_pca": concat_pca,
+    "concat_harmony": concat_harmony,
+    "mofa": mofa,
+    "totalvi": totalvi,
+}

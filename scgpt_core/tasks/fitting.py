@@ -1,0 +1,148 @@
+"""What fine-tuning on a data set shares, whatever the task: held-out cells, epochs, early stop.
+
+Shapes: N cells of a data set.
+"""
+
+import dataclasses
+import functools
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scgpt_core.config import FineTuningTrainer
+from scgpt_core.data.binning import draw_keys
+from scgpt_core.data.collate import TokenSettings
+from scgpt_core.data.loader import ArraySource, ShardLoader
+from scgpt_core.model import ScGPT
+from scgpt_core.train.guards import Patience
+from scgpt_core.train.memory import resolve_micro_batch
+from scgpt_core.train.objectives import Objective
+from scgpt_core.train.parallel import World
+from scgpt_core.train.trainer import Result, Trainer
+
+_FOR_HELDOUT = 7  # added to the seed: cells are not held out by the draws of their genes
+_EVALUATION_CELLS = 64
+
+
+class UnfinishedError(Exception):
+    """A fit was stopped and saved before its end; run again, it goes on."""
+
+
+class EpochSettings(Protocol):
+    """Settings of a task that is fitted by epochs."""
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the training cells, at most."""
+
+    @property
+    def patience(self) -> int:
+        """Epochs without a better held-out loss before the fit stops."""
+
+    @property
+    def trainer(self) -> FineTuningTrainer:
+        """The loop."""
+
+
+def fit_by_epochs(
+    model: ScGPT,
+    objective: Objective,
+    tokens: TokenSettings,
+    *,
+    train: ArraySource,
+    heldout: ArraySource,
+    settings: EpochSettings,
+    world: World,
+    seed: int,
+    state_folder: Path,
+    identity: dict[str, Any],
+) -> Result:
+    """Fine-tune a model in place; in the end it has the weights of the lowest held-out loss.
+
+    Parameters
+    ----------
+    tokens
+        How cells are read, held-out ones too.
+    train, heldout
+        Cells; without held-out ones there is no early stop.
+    state_folder
+        Where checkpoints lie: a fit that was interrupted goes on.
+    identity
+        What tells this fit from others in that folder, beside tokens, model and loop.
+    """
+    loader = ShardLoader(
+        train,
+        tokens,
+        batch_cells=settings.trainer.batch_cells,
+        micro_batch_cells=resolve_micro_batch(model, objective, settings.trainer, world),
+        seed=seed,
+        rank=world.rank,
+        world_size=world.size,
+        pin=world.device.type == "cuda",
+    )
+    watch: dict[str, Any] = {}
+    if heldout.n_cells:
+        watch = {
+            "evaluate": functools.partial(
+                _evaluate, objective, loader_of_all(heldout, tokens, seed), world
+            ),
+            "evaluate_steps": loader.steps_per_epoch,
+            "patience": Patience("heldout", "loss", settings.patience),
+        }
+    return Trainer(
+        model,
+        objective,
+        loader,
+        settings.trainer,
+        world=world,
+        steps=settings.epochs * loader.steps_per_epoch,
+        seed=seed,
+        state_folder=state_folder,
+        identity={
+            **identity,
+            "tokens": dataclasses.asdict(tokens),
+            "model_config": model.config.model_dump(mode="json"),
+        },
+        **watch,
+    ).run()
+
+
+def hold_out(
+    cell_ids: NDArray[np.int64], batch_N: NDArray[np.int64], share: float, seed: int
+) -> NDArray[np.bool_]:
+    """Draw about this share of every batch, but never all of it."""
+    draw_N = draw_keys(seed + _FOR_HELDOUT, 0, cell_ids)
+    heldout_N = np.zeros(len(cell_ids), bool)
+    for code in np.unique(batch_N):
+        rows = np.flatnonzero(batch_N == code)
+        n = min(round(share * len(rows)), len(rows) - 1)
+        heldout_N[rows[np.argsort(draw_N[rows], kind="stable")[:n]]] = True
+    return heldout_N
+
+
+def loader_of_all(source: ArraySource, tokens: TokenSettings, seed: int) -> ShardLoader:
+    """All cells in order, with equal draws in every epoch."""
+    return ShardLoader(source, tokens, batch_cells=_EVALUATION_CELLS, seed=seed, shuffle=False)
+
+
+def _evaluate(
+    objective: Objective, heldout: ShardLoader, world: World, model: ScGPT
+) -> dict[str, dict[str, float]]:
+    """Mean terms over held-out cells; `loss` is of the predictions of expression alone.
+
+    ECS and DAR are left out of it: they depend on which cells share a mini-batch, and the latter is
+    a game whose value does not tell how good the embedding is.
+    """
+    sums: dict[str, float] = defaultdict(float)
+    numbers: dict[str, float] = defaultdict(float)
+    for batch in heldout.batches():
+        sizes = objective.sizes(batch)
+        for name, term in objective(model, batch.to(world.device), 1.0).items():
+            sums[name] += term.item() * sizes[name]
+            numbers[name] += sizes[name]
+    means = {name: sums[name] / max(numbers[name], 1.0) for name in sums}
+    loss = sum(mean for name, mean in means.items() if name.startswith("gep"))
+    return {"heldout": {"loss": loss, **means}}

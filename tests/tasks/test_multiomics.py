@@ -1,0 +1,263 @@
+"""A tiny model is fine-tuned on real CITE-seq cells, embeds all and imputes what is withheld."""
+
+import json
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from scgpt_core.checkpoint import load_checkpoint, save_checkpoint
+from scgpt_core.config import DatasetRow, ModalitySettings, ModelConfig, MultiomicsSettings
+from scgpt_core.data.vocab import Vocabulary
+from scgpt_core.joint_baselines import JOINT_BASELINES, run_joint_baseline
+from scgpt_core.keys import EMBEDDING, IMPUTED, SPECIAL_TOKENS
+from scgpt_core.model import ScGPT
+from scgpt_core.scores import score_embedding, score_imputation
+from scgpt_core.tasks import multiomics
+from scgpt_core.tasks.datasets import prepare_dataset
+from scgpt_core.tasks.fitting import UnfinishedError
+from scgpt_core.tasks.merging import merge_datasets
+from scgpt_core.tasks.modalities import read_modalities
+from scgpt_core.tasks.mosaic import pose_problem
+from scgpt_core.tasks.multiomics import integrate_modalities
+
+ROOT = Path(__file__).parents[2]
+CELLS = ROOT / "resources/cells"
+SETTINGS = MultiomicsSettings.model_validate(
+    {
+        "n_genes": 40,
+        "epochs": 12,
+        "min_matched": 0.3,
+        "modalities": {"withheld_share": 0.25},
+        "trainer": {"batch_cells": 16, "learning_rate": 4e-3, "decay": 1, "device": "cpu",
+                    "precision": "float32"},
+    }
+)  # fmt: skip
+CORE = ("rna_pca", "concat_pca", "concat_harmony")
+
+
+def prepare(name: str, n_cells: int, folder: Path, **row: str) -> Path:
+    """Cells of a real CITE-seq set, on the 300 genes of most counts."""
+    cells = ad.read_h5ad(CELLS / f"{name}.h5ad")
+    if "label_key" in row:
+        cells = cells[cells.obs["cell_type"].isin(["B cells", "NK cells", "CD14+ monocytes"])]
+    genes = np.sort(np.argsort(-np.asarray(cells.X.sum(axis=0)).ravel())[:300])
+    rows = np.linspace(0, cells.n_obs - 1, n_cells).astype(int)
+    source, output = folder / f"source_{name}.h5ad", folder / f"{name}.h5ad"
+    cells[rows, genes].copy().write_h5ad(source)
+    told = {"batch_key": "batch", "modalities": "protein=protein_expression", **row}
+    prepare_dataset(
+        DatasetRow.model_validate({"dataset": name, "path": str(source), **told}),
+        source,
+        output,
+        cell_types=ROOT / "resources/cell_types.tsv",
+    )
+    return output
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """160 cells of three types, with 10 proteins."""
+    folder = tmp_path_factory.mktemp("dataset")
+    return prepare("pbmc_citeseq_bremsc", 160, folder, label_key="cell_type")
+
+
+@pytest.fixture(scope="module")
+def mosaic(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """These and 60 of 10x: other proteins, two more batches."""
+    folder = tmp_path_factory.mktemp("mosaic")
+    other = prepare("pbmc_citeseq_10x_400_unlabelled", 60, folder)
+    merge_datasets({"one": dataset, "two": other}, folder / "merged.h5ad")
+    return folder / "merged.h5ad"
+
+
+@pytest.fixture(scope="module")
+def model_folder(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model that knows most of the genes, and no protein."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    genes = sorted(set(ad.read_h5ad(dataset).var["feature_id"]) - {""})
+    vocab = Vocabulary([*SPECIAL_TOKENS, *genes[5:]])
+    torch.manual_seed(1)
+    config = ModelConfig(
+        width=16, n_layers=1, n_heads=2, ffn_width=16, dropout=0.0, n_bins=11,
+        n_tokens=vocab.n_tokens, pad_id=vocab.pad_id, cls_id=vocab.cls_id,
+    )  # fmt: skip
+    save_checkpoint(folder, ScGPT(config), vocab, training={})
+    return folder
+
+
+def run(
+    dataset: Path,
+    model_folder: Path,
+    folder: Path,
+    settings: MultiomicsSettings = SETTINGS,
+    query: tuple[str, ...] = (),
+) -> ad.AnnData:
+    integrate_modalities(
+        dataset,
+        model_folder,
+        folder / "out",
+        state_folder=folder / "state",
+        settings=settings,
+        init="pretrained",
+        seed=5,
+        query=query,
+    )
+    return ad.read_h5ad(folder / "out/embedding.h5ad")
+
+
+def test_new_tokens_start_anew_and_are_named(dataset: Path, model_folder: Path) -> None:
+    ckpt = load_checkpoint(model_folder, "cpu")
+    problem = pose_problem(ad.read_h5ad(dataset), [], ModalitySettings(), seed=0)
+    for inherit in ("genes", "all"):
+        settings = SETTINGS.model_copy(update={"inherit": inherit})
+        prepared = multiomics.prepare(problem, ckpt.vocab, settings, seed=0)
+        model, report = multiomics.make_model(ckpt, prepared, settings, init="pretrained", seed=0)
+        n = ckpt.vocab.n_tokens
+        assert report.new_tokens == problem.visible.features
+        assert "10 new tokens (protein:CD154, " in str(report)
+        assert prepared.vocab.tokens[:n] == ckpt.vocab.tokens
+        ours, theirs = model.state_dict(), ckpt.model.state_dict()
+        table = "gene_embedding.table.weight"
+        assert ours[table].shape[0] == n + 10
+        assert torch.equal(ours[table][:n], theirs[table])
+        inherited = torch.equal(
+            ours["layers.0.attention.qkv.weight"], theirs["layers.0.attention.qkv.weight"]
+        )
+        assert inherited == (inherit == "all")
+    scratch, report = multiomics.make_model(ckpt, prepared, SETTINGS, init="random", seed=0)
+    assert report.matched == ()
+    assert not torch.equal(scratch.state_dict()[table][:n], theirs[table])
+
+
+def test_withheld_proteins_are_imputed_and_scored_beside_simple_methods(
+    dataset: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    embedding = run(dataset, model_folder, tmp_path)
+    record = json.loads((tmp_path / "out/run.json").read_text())
+    assert "10 new tokens" in record["load_report"]
+    losses = [line["loss"] for line in record["curve"] if line["split"] == "heldout"]
+    assert min(losses) < losses[0]
+    imputed = embedding.obsm[IMPUTED]
+    filled = imputed.notna().any(axis=1)
+    assert filled.sum() == record["withheld_cells"]
+    assert imputed[filled].notna().all(axis=None)
+    truth = ad.read_h5ad(dataset)
+    values = score_imputation(embedding, truth).set_index("metric")["value"]
+    assert values["pearson"] > 0.3
+    assert set(values.index) >= {"pearson", "spearman", "pearson/protein:CD19"}
+
+    tuned = load_checkpoint(tmp_path / "out/model", "cpu")
+    assert "protein:CD19" in tuned.vocab
+    assert tuned.config.n_modalities == 5
+
+    for method in CORE:
+        path = tmp_path / f"{method}.h5ad"
+        run_joint_baseline(
+            dataset, path, tmp_path / "run.json", method=method, query=[],
+            settings=SETTINGS.modalities, seed=5,
+        )  # fmt: skip
+        simple = ad.read_h5ad(path)
+        assert (simple.obsm[IMPUTED].notna() == imputed.notna()).all(axis=None)
+        score = score_imputation(simple, truth).set_index("metric")["value"]
+        assert score["pearson"] > 0.5
+        scored = score_embedding(simple, simple).set_index("metric")["value"]
+        assert np.isnan(scored["avg_batch"])  # one batch
+        assert scored["avg_bio"] > 0.5
+
+
+def test_a_mosaic_is_one_embedding_and_its_withheld_batch_is_imputed(
+    mosaic: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    query = ("two/pbmc5k_v3",)
+    settings = SETTINGS.model_copy(update={"epochs": 1})
+    embedding = run(mosaic, model_folder, tmp_path, settings, query)
+    cells = ad.read_h5ad(mosaic)
+    measured = read_modalities(cells).measured("protein")
+    asked = embedding.obsm[IMPUTED].notna().to_numpy()
+    withheld = cells.obs["batch"].isin(query).to_numpy()
+    assert asked[withheld].all()
+    np.testing.assert_array_equal(asked[~withheld], ~measured[~withheld])
+    norms = np.linalg.norm(embedding.obsm[EMBEDDING], axis=1)
+    np.testing.assert_allclose(norms, 1, rtol=1e-5)
+    assert load_checkpoint(tmp_path / "out/model", "cpu").model.heads == {"gep", "gepc", "dar"}
+    for method in CORE:
+        run_joint_baseline(
+            mosaic, tmp_path / "b.h5ad", tmp_path / "run.json", method=method, query=query,
+            settings=SETTINGS.modalities, seed=5,
+        )  # fmt: skip
+        simple = ad.read_h5ad(tmp_path / "b.h5ad").obsm[IMPUTED]
+        np.testing.assert_array_equal(simple.notna().to_numpy(), asked)
+
+
+def test_peaks_are_tokens_too(dataset: Path, model_folder: Path, tmp_path: Path) -> None:
+    """Made-up peaks beside real RNA: a third of them are open in one cell type alone."""
+    cells = ad.read_h5ad(dataset)
+    rng = np.random.default_rng(0)
+    is_b = (cells.obs["label"] == "B cells").to_numpy()[:, None]
+    chance = np.where(np.arange(30) < 10, np.where(is_b, 0.8, 0.05), 0.04)
+    names = [f"chr1:{1000 * i}-{1000 * i + 500}" for i in range(30)]
+    source = ad.AnnData(cells.X, obs=cells.obs, var=cells.var)
+    source.obsm["atac"] = pd.DataFrame(
+        rng.binomial(2, chance).astype(np.float32), index=cells.obs_names, columns=names
+    )
+    source.obs = source.obs.drop(columns="panel")
+    source.write_h5ad(tmp_path / "source.h5ad")
+    row = DatasetRow.model_validate(
+        {"dataset": "multiome", "path": str(tmp_path / "source.h5ad"), "label_key": "label",
+         "modalities": "atac=atac"}
+    )  # fmt: skip
+    prepare_dataset(
+        row, tmp_path / "source.h5ad", tmp_path / "cells.h5ad",
+        cell_types=ROOT / "resources/cell_types.tsv",
+    )  # fmt: skip
+    settings = SETTINGS.model_copy(
+        update={"modalities": ModalitySettings(n_peaks=20, withheld_share=0.25), "epochs": 4}
+    )
+    embedding = run(tmp_path / "cells.h5ad", model_folder, tmp_path, settings)
+    assert embedding.obsm[IMPUTED].shape[1] == 20
+    scores = score_imputation(embedding, ad.read_h5ad(tmp_path / "cells.h5ad"))
+    by_peak = scores[scores["metric"].str.startswith("pearson/atac:")]
+    assert len(by_peak) == 20
+    assert by_peak["value"].notna().all()
+    run_joint_baseline(
+        tmp_path / "cells.h5ad", tmp_path / "b.h5ad", tmp_path / "run.json", method="concat_pca",
+        query=[], settings=settings.modalities, seed=5,
+    )  # fmt: skip
+    simple = score_imputation(
+        ad.read_h5ad(tmp_path / "b.h5ad"), ad.read_h5ad(tmp_path / "cells.h5ad")
+    ).set_index("metric")["value"]
+    assert simple["pearson/atac:chr1:0-500"] > 0.4
+
+
+def test_an_interrupted_fit_goes_on_to_the_same_end(
+    dataset: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    settings = SETTINGS.model_copy(update={"epochs": 1})
+    trainer = settings.trainer.model_copy(update={"time_budget_minutes": 1e-6})
+    with pytest.raises(UnfinishedError, match="stopped after step 1 and saved"):
+        run(dataset, model_folder, tmp_path, settings.model_copy(update={"trainer": trainer}))
+    resumed = run(dataset, model_folder, tmp_path, settings)
+    straight = run(dataset, model_folder, tmp_path / "other", settings)
+    for key in (EMBEDDING, IMPUTED):
+        np.testing.assert_allclose(
+            np.asarray(resumed.obsm[key]), np.asarray(straight.obsm[key]), atol=1e-5
+        )
+
+
+def test_user_mistakes_are_named(dataset: Path, tmp_path: Path) -> None:
+    plain = ad.read_h5ad(dataset)
+    del plain.uns["modalities"]
+    with pytest.raises(ValueError, match="has RNA alone: name its `modalities`"):
+        pose_problem(plain, [], ModalitySettings(), seed=0)
+    with pytest.raises(ValueError, match=r"no cell is left .* where bremsc_inhouse is withheld"):
+        pose_problem(ad.read_h5ad(dataset), ["bremsc_inhouse"], ModalitySettings(), seed=0)
+    with pytest.raises(ValueError, match="no method 'magic'; there are: rna_pca"):
+        run_joint_baseline(
+            dataset, tmp_path / "e.h5ad", tmp_path / "r.json", method="magic", query=[],
+            settings=ModalitySettings(), seed=0,
+        )  # fmt: skip
+    assert set(CORE) < set(JOINT_BASELINES)
