@@ -318,6 +318,20 @@ class FineTuningTrainer(TrainerSettings):
     statistics: smaller ones change what is learned."""
     schedule: Literal["cosine", "constant", "exponential"] = "exponential"
     """As in `TrainerSettings`."""
+    tune: Literal["all", "frozen", "lora"] = "all"
+    """What is trained. frozen: all but the Transformer's layers; lora: of these, changes of low
+    rank, which are added to their weights in the end."""
+    lora_rank: Count = 8
+    """Rank of these changes."""
+    lora_alpha: float = Field(default=16, gt=0)
+    """They are multiplied by it over the rank."""
+
+    @model_validator(mode="after")
+    def _lora_is_whole(self) -> Self:
+        if self.tune == "lora" and self.parallel == "fsdp":
+            message = "tune: lora does not work with parallel: fsdp: take ddp, it needs less memory"
+            raise ValueError(message)
+        return self
 
 
 class IntegrationSettings(Settings):

@@ -58,6 +58,7 @@ from scgpt_core.train.memory import resolve_micro_batch
 from scgpt_core.train.objectives import Classification, class_weights
 from scgpt_core.train.parallel import World, gather, join_world
 from scgpt_core.train.trainer import Result, Trainer
+from scgpt_core.train.tuning import merge, restrict
 
 _PLAIN = {
     "n_batches": None, "batch_labels": False, "dar": False,
@@ -283,6 +284,7 @@ class _FineTuning:
         model = make_model(
             self.ckpt, len(split.classes), self.settings, init=self.init, seed=self.seed
         )
+        record = restrict(model, self.settings.trainer, seed=self.seed)
         result = fit(
             model,
             prepared,
@@ -296,10 +298,12 @@ class _FineTuning:
         if not result.finished:
             message = f"stopped after step {result.totals.step} and saved: run it again to go on"
             raise UnfinishedError(message)
+        merge(model)
+        seconds = round(result.totals.seconds, 3)
         self.kept = {
             "classes": split.classes,
             "genes": prepared.genes,
-            "steps": result.totals.step,
+            "fit": {**record, "steps": result.totals.step, "seconds": seconds},
             "curve": read_metrics(result.folder / METRICS),
         }
         self.model = gather(model, self.world)

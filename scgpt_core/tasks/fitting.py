@@ -7,9 +7,10 @@ import dataclasses
 import functools
 from collections import defaultdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from scgpt_core.config import FineTuningTrainer
@@ -21,7 +22,8 @@ from scgpt_core.train.guards import Patience
 from scgpt_core.train.memory import resolve_micro_batch
 from scgpt_core.train.objectives import Objective
 from scgpt_core.train.parallel import World
-from scgpt_core.train.trainer import Result, Trainer
+from scgpt_core.train.trainer import Trainer
+from scgpt_core.train.tuning import merge, restrict
 
 _FOR_HELDOUT = 7  # added to the seed: cells are not held out by the draws of their genes
 _EVALUATION_CELLS = 64
@@ -29,6 +31,15 @@ _EVALUATION_CELLS = 64
 
 class UnfinishedError(Exception):
     """A fit was stopped and saved before its end; run again, it goes on."""
+
+
+class Fit(NamedTuple):
+    """How a fit ended."""
+
+    folder: Path
+    """Of its checkpoints and `metrics.jsonl`."""
+    record: dict[str, Any]
+    """For `run.json`: steps, seconds, which weights were trained, peak memory on a GPU."""
 
 
 class EpochSettings(Protocol):
@@ -59,7 +70,7 @@ def fit_by_epochs(
     seed: int,
     state_folder: Path,
     identity: dict[str, Any],
-) -> Result:
+) -> Fit:
     """Fine-tune a model in place; in the end it has the weights of the lowest held-out loss.
 
     Parameters
@@ -72,7 +83,13 @@ def fit_by_epochs(
         Where checkpoints lie: a fit that was interrupted goes on.
     identity
         What tells this fit from others in that folder, beside tokens, model and loop.
+
+    Raises
+    ------
+    UnfinishedError
+        Where a signal or the time budget stopped it.
     """
+    record = restrict(model, settings.trainer, seed=seed)
     loader = ShardLoader(
         train,
         tokens,
@@ -92,7 +109,7 @@ def fit_by_epochs(
             "evaluate_steps": loader.steps_per_epoch,
             "patience": Patience("heldout", "loss", settings.patience),
         }
-    return Trainer(
+    result = Trainer(
         model,
         objective,
         loader,
@@ -108,6 +125,14 @@ def fit_by_epochs(
         },
         **watch,
     ).run()
+    if not result.finished:
+        message = f"stopped after step {result.totals.step} and saved: run it again to go on"
+        raise UnfinishedError(message)
+    merge(model)
+    record |= {"steps": result.totals.step, "seconds": round(result.totals.seconds, 3)}
+    if world.device.type == "cuda":
+        record["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated() / 1e6, 1)
+    return Fit(result.folder, record)
 
 
 def hold_out(

@@ -33,11 +33,10 @@ from scgpt_core.keys import BATCH
 from scgpt_core.model import ScGPT
 from scgpt_core.runs import run_record, sha256
 from scgpt_core.tasks.datasets import require_batches, variable_genes, write_embedding
-from scgpt_core.tasks.fitting import UnfinishedError, fit_by_epochs, hold_out, loader_of_all
+from scgpt_core.tasks.fitting import Fit, fit_by_epochs, hold_out, loader_of_all
 from scgpt_core.train.journal import METRICS, read_metrics
 from scgpt_core.train.objectives import Integration
 from scgpt_core.train.parallel import World, gather, join_world
-from scgpt_core.train.trainer import Result
 
 FRESH = (
     "batch_embedding.",
@@ -147,7 +146,7 @@ def fit(
     seed: int,
     state_folder: Path,
     identity: dict[str, Any],
-) -> Result:
+) -> Fit:
     """Fine-tune a model in place; in the end it has the weights of the lowest held-out loss.
 
     Parameters
@@ -262,7 +261,7 @@ def integrate_dataset(
             torch.set_num_threads(threads)
         model = make_model(ckpt, prepared, settings, init=init, seed=seed)
         identity = {"dataset": sha256(dataset), "model": ckpt.digest, "init": init}
-        result = fit(
+        fitted = fit(
             model,
             prepared,
             settings,
@@ -271,14 +270,12 @@ def integrate_dataset(
             state_folder=Path(state_folder),
             identity=identity,
         )
-        if not result.finished:
-            message = f"stopped after step {result.totals.step} and saved: run it again to go on"
-            raise UnfinishedError(message)
         tuned = gather(model, world)
         if tuned is None:
             return
-        run |= {**identity, "batches": prepared.batches, "steps": result.totals.step}
-        run |= {"device": str(world.device), "curve": read_metrics(result.folder / METRICS)}
+        run |= {**identity, "batches": prepared.batches, "genes": prepared.genes}
+        run |= {"fit": fitted.record}
+        run |= {"device": str(world.device), "curve": read_metrics(fitted.folder / METRICS)}
         write_embedding(
             predict(tuned, prepared, settings, seed=seed), adata, output_folder / "embedding.h5ad"
         )

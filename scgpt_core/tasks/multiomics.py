@@ -34,14 +34,13 @@ from scgpt_core.model import ScGPT
 from scgpt_core.model.weights import LoadReport
 from scgpt_core.runs import run_record, sha256
 from scgpt_core.tasks.datasets import variable_genes
-from scgpt_core.tasks.fitting import UnfinishedError, fit_by_epochs, hold_out
+from scgpt_core.tasks.fitting import Fit, fit_by_epochs, hold_out
 from scgpt_core.tasks.imputation import Predictor
 from scgpt_core.tasks.integration import Init
 from scgpt_core.tasks.mosaic import Problem, pose_problem, write_joint
 from scgpt_core.train.journal import METRICS, read_metrics
 from scgpt_core.train.objectives import Multiomics
 from scgpt_core.train.parallel import World, gather, join_world
-from scgpt_core.train.trainer import Result
 
 _PLAIN: Final = {
     "n_classes": None, "batch_norm": None, "explicit_zero_prob": False,
@@ -193,7 +192,7 @@ def fit(
     seed: int,
     state_folder: Path,
     identity: dict[str, Any],
-) -> Result:
+) -> Fit:
     """Fine-tune a model in place; see `fit_by_epochs`."""
     codes = sorted(set(prepared.codes))
     objective = Multiomics(
@@ -271,7 +270,7 @@ def integrate_modalities(
             torch.set_num_threads(threads)
         model, report = make_model(ckpt, prepared, settings, init=init, seed=seed)
         identity = {"dataset": sha256(dataset), "model": ckpt.digest, "init": init}
-        result = fit(
+        fitted = fit(
             model,
             prepared,
             settings,
@@ -280,15 +279,12 @@ def integrate_modalities(
             state_folder=Path(state_folder),
             identity={**identity, "withheld": int(problem.withheld_N.sum())},
         )
-        if not result.finished:
-            message = f"stopped after step {result.totals.step} and saved: run it again to go on"
-            raise UnfinishedError(message)
         tuned = gather(model, world)
         if tuned is None:
             return
-        run |= {**identity, "batches": prepared.batches, "steps": result.totals.step}
+        run |= {**identity, "batches": prepared.batches, "fit": fitted.record}
         run |= {"load_report": str(report), "withheld_cells": int(problem.withheld_N.sum())}
-        run |= {"device": str(world.device), "curve": read_metrics(result.folder / METRICS)}
+        run |= {"device": str(world.device), "curve": read_metrics(fitted.folder / METRICS)}
         predictor = Predictor(tuned, prepared, settings.trainer.precision, seed=seed)
         write_joint(
             predictor.embed(), predictor.impute(), problem, output_folder / "embedding.h5ad"

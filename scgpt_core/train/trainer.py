@@ -39,7 +39,7 @@ Evaluate = Callable[[ScGPT], Mapping[str, Mapping[str, float]]]
 
 _COURSE = {
     "batch_cells", "learning_rate", "weight_decay", "warmup_steps", "schedule", "decay",
-    "clip_norm",
+    "clip_norm", "tune", "lora_rank", "lora_alpha",
 }  # fmt: skip
 """Settings that change what is learned; the others change where and how fast."""
 

@@ -161,6 +161,24 @@ def test_fine_tuning_learns_and_writes_what_the_benchmark_reads(
     np.testing.assert_allclose(again, embedding.obsm["X_emb"], atol=1e-6)
 
 
+@pytest.mark.parametrize("tune", ["frozen", "lora"])
+def test_a_restricted_fit_leaves_a_plain_model(
+    tune: str, dataset: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    settings = with_trainer(tune=tune, lora_rank=2).model_copy(update={"epochs": 2})
+    run(dataset, model_folder, tmp_path, settings)
+    record = json.loads((tmp_path / "out/run.json").read_text())["fit"]
+    assert record["tune"] == tune
+    assert 0 < record["trained_weights"] < record["weights"] + 1000
+    assert record["seconds"] > 0
+    assert record["gradient_and_moments_mb"] > 0
+    ours = load_checkpoint(tmp_path / "out/model", "cpu").model.state_dict()
+    theirs = load_checkpoint(model_folder, "cpu").model.state_dict()
+    kept = [torch.equal(ours[n], theirs[n]) for n in theirs if n.startswith("layers.")]
+    assert all(kept) == (tune == "frozen")
+    assert not any("parametrizations" in name for name in ours)
+
+
 def test_an_interrupted_fit_goes_on_to_the_same_end(
     dataset: Path, model_folder: Path, tmp_path: Path
 ) -> None:
