@@ -170,7 +170,7 @@ rule map_query:
         "../envs/pipeline.yaml"
     threads: 8
     resources:
-        mem_mb=get_mem_mb(3000 + 15 * MODEL_MB),
+        mem_mb=get_mem_mb(2000 + 15 * MODEL_MB),
         runtime=get_runtime(120),
         gpu=int(CFG.embed.device == "cuda"),
     params:

@@ -1,6 +1,7 @@
 """A training run of seconds: 96 drawn cells, 24 genes, a model of a few thousand weights.
 
-As a script it is one process of a run: `torchrun tests/train/tiny.py FOLDER '{"steps": 20}'`.
+As a script it is one process of a run, or of several one after another, each in a folder of its
+name: `torchrun tests/train/tiny.py FOLDER '{"first": {"steps": 20}}'`.
 """
 
 import json
@@ -128,17 +129,25 @@ class SlowLoader(ShardLoader):
 
 
 def main(folder: str, options: str) -> None:
-    settings = json.loads(options)
     start_logging()
-    if settings.pop("slow", False):
-        settings["loader"] = SlowLoader
     with join_world("cpu") as world:
-        trainer = make_trainer(Path(folder), world=world, **settings)
-        result = trainer.run()
-        weights = weights_of(trainer.model)
+        finished = [
+            run(Path(folder) / name, world, **settings)
+            for name, settings in json.loads(options).items()
+        ]
+    sys.exit(0 if all(finished) else 75)
+
+
+def run(folder: Path, world: World, *, slow: bool = False, **settings: Any) -> bool:
+    """Train, and write the weights; False where it was stopped."""
+    if slow:
+        settings["loader"] = SlowLoader
+    trainer = make_trainer(folder, world=world, **settings)
+    result = trainer.run()
+    weights = weights_of(trainer.model)
     if weights:
-        torch.save(weights, Path(folder) / "weights.pt")
-    sys.exit(0 if result.finished else 75)
+        torch.save(weights, folder / "weights.pt")
+    return result.finished
 
 
 if __name__ == "__main__":
