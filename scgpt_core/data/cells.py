@@ -1,6 +1,6 @@
 """Cells in CSR form, by token id: what every source of cells gives and what is tokenized."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -66,11 +66,34 @@ def _in_order(cells: Cells) -> Cells:
     )
 
 
-def take_cells(cells: Cells, rows: NDArray[np.int64]) -> Cells:
-    """Cells of these rows, in this order, copied."""
+def take_cells(cells: Cells, rows: NDArray[np.int64], *, into: Cells | None = None) -> Cells:
+    """Cells of these rows, in this order, copied.
+
+    Parameters
+    ----------
+    into
+        Cells from here that are needed no more: their memory is written over, where it is enough.
+    """
     starts_B, stops_B = cells.indptr[rows], cells.indptr[rows + 1]
     indptr = np.concatenate([[0], np.cumsum(stops_B - starts_B)])
-    genes = np.empty(indptr[-1], np.int32)
-    counts = np.empty(indptr[-1], np.float32)
+    genes, counts = make_room(int(indptr[-1]), into)
     kernels.take_cells(starts_B, stops_B, cells.genes, cells.counts, genes, counts)
     return Cells(indptr, genes, counts, cells.cell_ids[rows])
+
+
+def make_room(n: int, into: Cells | None = None) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Arrays for n genes and their counts, in memory of other cells where that is enough.
+
+    To take fresh memory from the system, page by page, takes as long as to copy cells into it.
+    """
+    if into is not None:
+        genes, counts = _whole(into.genes), _whole(into.counts)
+        if min(len(genes), len(counts)) >= n:
+            return genes[:n], counts[:n]
+    room = n + n // 8  # for others, a little larger
+    return np.empty(room, np.int32)[:n], np.empty(room, np.float32)[:n]
+
+
+def _whole(part: NDArray[Any]) -> NDArray[Any]:
+    """Give the array that this is the beginning of."""
+    return part if part.base is None else part.base

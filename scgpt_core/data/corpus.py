@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from scgpt_core.data import kernels
-from scgpt_core.data.cells import Cells, take_cells
+from scgpt_core.data.cells import Cells, make_room, take_cells
 from scgpt_core.data.vocab import Vocabulary
 from scgpt_core.keys import DATASET_ID, DONOR_ID, SOMA_JOINID
 from scgpt_core.runs import digest, read_json, sha256
@@ -55,8 +55,8 @@ class Corpus:
         """Hex SHA-256 of the manifest and the side of the split."""
         return digest([self.manifest["digest"], self.split])
 
-    def cells(self, rows: NDArray[np.int64] | slice) -> Cells:
-        """Cells of these rows, in this order."""
+    def cells(self, rows: NDArray[np.int64] | slice, *, into: Cells | None = None) -> Cells:
+        """Cells of these rows, in this order; `into` as in `take_cells`."""
         rows = np.arange(self.n_cells)[rows]
         turn = np.argsort(rows, kind="stable")
         if not np.array_equal(turn, np.arange(len(rows))):
@@ -64,8 +64,7 @@ class Corpus:
             back[turn] = np.arange(len(rows))
             return take_cells(self.cells(rows[turn]), back)
         indptr = np.concatenate([[0], np.cumsum(self.lengths(rows))])
-        genes = np.empty(indptr[-1], np.int32)
-        counts = np.empty(indptr[-1], np.float32)
+        genes, counts = make_room(int(indptr[-1]), into)
         cell_ids = np.empty(len(rows), np.int64)
         for block, places, local in self._by_block(rows):
             written = slice(indptr[places.start], indptr[places.stop])

@@ -5,10 +5,11 @@ follow from (seed, epoch) alone, and so does what is drawn for a cell. Threads p
 kernels release the GIL); no process is forked.
 """
 
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from hashlib import sha256
 from itertools import islice
 from typing import Any, Literal, NamedTuple, Protocol
@@ -34,8 +35,8 @@ class CellSource(Protocol):
     def digest(self) -> str:
         """What tells these cells from others."""
 
-    def cells(self, rows: NDArray[np.int64]) -> Cells:
-        """Cells of these rows, in this order."""
+    def cells(self, rows: NDArray[np.int64], *, into: Cells | None = None) -> Cells:
+        """Cells of these rows, in this order; `into` as in `take_cells`."""
 
     def lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Non-zero genes of the cells of these rows."""
@@ -87,9 +88,9 @@ class ArraySource:
         """Hex SHA-256 of the identities of the cells."""
         return sha256(self._cells.cell_ids.astype("<i8").tobytes()).hexdigest()
 
-    def cells(self, rows: NDArray[np.int64]) -> Cells:
-        """Cells of these rows, in this order."""
-        return take_cells(self._cells, rows)
+    def cells(self, rows: NDArray[np.int64], *, into: Cells | None = None) -> Cells:
+        """Cells of these rows, in this order; `into` as in `take_cells`."""
+        return take_cells(self._cells, rows, into=into)
 
     def lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Non-zero genes of the cells of these rows."""
@@ -103,7 +104,8 @@ class _Piece(NamedTuple):
     repeats: NDArray[np.int64]
 
 
-class _Window(NamedTuple):
+@dataclass(frozen=True)
+class _Window:
     """One rank's cells of a window, by ascending row, and its micro-batches of each step."""
 
     cells: Cells
@@ -179,6 +181,7 @@ class ShardLoader:
         self._threads = threads
         self._by_length = by_length
         self._pin = pin
+        self._spare: list[Cells] = []  # of windows that are gone: their memory is used again
         self._condition_N = conditions
         self._batch_N = source.batch_N if isinstance(source, ArraySource) else None
         self._label_N = source.label_N if isinstance(source, ArraySource) else None
@@ -308,7 +311,10 @@ class ShardLoader:
         batches = order.batches(window, self._lengths if self._by_length else None)
         steps = [self._pieces(visits) for visits in batches]
         rows = np.unique(np.concatenate([piece.rows for step in steps for piece in step]))
-        return _Window(self._source.cells(rows), rows, steps)
+        into = self._spare.pop() if self._spare else None
+        read = _Window(self._source.cells(rows, into=into), rows, steps)
+        weakref.finalize(read, self._spare.append, read.cells).atexit = False
+        return read
 
     def _lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.minimum(self._source.lengths(rows), self._settings.max_tokens - 1)

@@ -2,7 +2,7 @@ import numpy as np
 from numpy.testing import assert_array_equal
 from random_cells import make_cells
 
-from scgpt_core.data.cells import cells_from_csr, take_cells
+from scgpt_core.data.cells import Cells, cells_from_csr, take_cells
 
 
 def test_columns_become_token_ids() -> None:
@@ -43,3 +43,16 @@ def test_rows_are_taken_in_any_order() -> None:
         assert_array_equal(taken.genes[here], cells.genes[there])
         assert_array_equal(taken.counts[here], cells.counts[there])
     assert_array_equal(taken.cell_ids, cells.cell_ids[rows])
+
+
+def test_memory_of_cells_that_are_gone_is_written_over_where_it_is_enough() -> None:
+    cells = Cells(
+        np.array([0, 2, 3, 6]), np.arange(6, dtype=np.int32), np.ones(6, np.float32), np.arange(3)
+    )
+    gone = take_cells(cells, np.array([2, 0]))
+    within = take_cells(cells, np.array([1, 0]), into=gone)
+    assert within.genes.tolist() == [2, 0, 1]
+    assert np.shares_memory(within.genes, gone.genes)
+    beyond = take_cells(cells, np.array([0, 1, 2, 2, 2]), into=gone)
+    assert beyond.genes.tolist() == [0, 1, 2, *[3, 4, 5] * 3]
+    assert not np.shares_memory(beyond.genes, gone.genes)

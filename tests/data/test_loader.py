@@ -120,9 +120,9 @@ class RecordingSource(ArraySource):
         super().__init__(cells)
         self.reads: list[NDArray[np.int64]] = []
 
-    def cells(self, rows: NDArray[np.int64]) -> Cells:
+    def cells(self, rows: NDArray[np.int64], *, into: Cells | None = None) -> Cells:
         self.reads.append(rows)
-        return super().cells(rows)
+        return super().cells(rows, into=into)
 
 
 def test_neighbours_are_read_together_and_in_ascending_order() -> None:

@@ -1,6 +1,8 @@
 """Real processes under torchrun: equal courses, shared checkpoints, signals and kills."""
 
 import json
+import multiprocessing
+import multiprocessing.context
 import os
 import random
 import signal
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
 
 from scgpt_core.train.journal import METRICS, read_metrics
@@ -151,19 +154,31 @@ def test_a_signal_saves_and_stops_unfinished(
 
 @pytest.mark.slow
 def test_kills_at_random_moments_change_no_bit(tmp_path: Path) -> None:
-    """Ten times kill -9, each followed by the same command; checkpoints every tenth of a second."""
-    options = {"steps": 200, "slow": True, "trainer": {"checkpoint_minutes": 0.1 / 60}}
-    run(tmp_path / "whole", **options)
+    """Ten times kill -9, each followed by the same; a checkpoint every 0.3 s."""
+    trainer = {"checkpoint_minutes": 0.3 / 60, "micro_batch_cells": 16}
+    options = {"steps": 200, "slow": True, "trainer": trainer}
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tiny"])  # to import it takes longest
+
+    def begin(name: str) -> multiprocessing.context.ForkServerProcess:
+        process = context.Process(
+            target=tiny.run, args=(tmp_path / name, tiny.ALONE), kwargs=options
+        )
+        process.start()
+        return process
+
+    begin("whole").join()
     rng = random.Random(0)
     for _ in range(10):
-        process = start(tmp_path / "killed", **options)
         told = last_told(tmp_path / "killed")
-        while last_told(tmp_path / "killed") == told:  # importing takes longest
+        process = begin("killed")
+        while last_told(tmp_path / "killed") == told:
             time.sleep(0.02)
         time.sleep(rng.uniform(0, 1))
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-    run(tmp_path / "killed", **options)
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    begin("killed").join()
     expected, found = (
         torch.load(tmp_path / name / "weights.pt", weights_only=True)
         for name in ("whole", "killed")
