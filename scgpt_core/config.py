@@ -668,6 +668,8 @@ class Config(Settings):
     """Table of data sets."""
     methods: Path
     """Table of methods."""
+    expected: Path | None = None
+    """Table of published values, which the report shows beside those of the run; null: none."""
     corpus: Name
     """The corpus to build, a row of `corpora`."""
     model: Name
@@ -806,6 +808,8 @@ class DatasetRow(Settings):
     query: Annotated[tuple[str, ...], BeforeValidator(_split)] = ()
     """Batches that annotation gives labels to, as learned from the cells of the others; and whose
     other modalities are imputed from RNA."""
+    source: str = ""
+    """Page where the file is to be had by hand, where `path` is not one that can be downloaded."""
     description: str = ""
 
     @model_validator(mode="after")
@@ -835,30 +839,63 @@ class MethodRow(Settings):
     """Its name in plots and tables."""
 
 
+class ExpectedRow(Settings):
+    """A row of expected.tsv: a value that somebody published, to stand beside ours."""
+
+    task: Task
+    dataset: Name
+    """A row of datasets.tsv."""
+    method: Name
+    """The row of methods.tsv that it is to be compared with."""
+    metric: Literal["avg_bio", "avg_batch", "overall", "accuracy", "macro_f1"]
+    value: float
+    source: str
+    """Where it was published."""
+
+
 class Tables(Settings):
-    """The four tables, by name."""
+    """The four tables, by name, and published values."""
 
     corpora: dict[str, CorpusRow]
     models: dict[str, ModelRow]
     datasets: dict[str, DatasetRow]
     methods: dict[str, MethodRow]
+    expected: tuple[ExpectedRow, ...] = ()
 
 
 Row = TypeVar("Row", bound=Settings)
 
 
 def read_table(path: Path, row: type[Row]) -> dict[str, Row]:
-    """Rows of a tab-separated table by the value of their first column; empty cells are left out.
+    """Rows of a tab-separated table by the value of their first column, see `read_rows`.
 
     Raises
     ------
     ValueError
-        With file, line and column, where a row does not fit, or a name stands twice.
+        As `read_rows`, and where a name stands twice.
+    """
+    rows: dict[str, Row] = {}
+    for line, parsed in read_rows(path, row):
+        name = str(next(iter(parsed.model_dump().values())))
+        if name in rows:
+            message = f"{path}, line {line}: {name!r} stands there twice"
+            raise ValueError(message)
+        rows[name] = parsed
+    return rows
+
+
+def read_rows(path: Path, row: type[Row]) -> list[tuple[int, Row]]:
+    """Rows of a tab-separated table with the numbers of their lines; empty cells are left out.
+
+    Raises
+    ------
+    ValueError
+        With file, line and column, where a row does not fit.
     """
     if not path.is_file():
         message = f"table {path} does not exist"
         raise ValueError(message)
-    rows: dict[str, Row] = {}
+    rows = []
     with path.open(newline="") as file:
         for line, record in enumerate(csv.DictReader(file, delimiter="\t"), start=2):
             if None in record or None in record.values():
@@ -870,11 +907,7 @@ def read_table(path: Path, row: type[Row]) -> dict[str, Row]:
             except ValidationError as error:
                 message = f"{path}, line {line}: {_explain(error)}"
                 raise ValueError(message) from None
-            name = str(next(iter(parsed.model_dump().values())))
-            if name in rows:
-                message = f"{path}, line {line}: {name!r} stands there twice"
-                raise ValueError(message)
-            rows[name] = parsed
+            rows.append((line, parsed))
     return rows
 
 
@@ -903,6 +936,9 @@ def load_config(config: Mapping[str, Any], root: Path) -> tuple[Config, Tables]:
         models=read_table(root / cfg.models, ModelRow),
         datasets=read_table(root / cfg.datasets, DatasetRow),
         methods=read_table(root / cfg.methods, MethodRow),
+        expected=tuple(row for _, row in read_rows(root / cfg.expected, ExpectedRow))
+        if cfg.expected
+        else (),
     )
     for key, found, allowed in (
         ("corpus", [cfg.corpus], tables.corpora),
@@ -922,6 +958,8 @@ def load_config(config: Mapping[str, Any], root: Path) -> tuple[Config, Tables]:
         ("benchmark.annotation", cfg.benchmark.annotation, tables.datasets),
         ("benchmark.multiomics", cfg.benchmark.multiomics, tables.datasets),
         ("benchmark.methods", cfg.benchmark.methods, tables.methods),
+        (f"{cfg.expected}: dataset", [row.dataset for row in tables.expected], tables.datasets),
+        (f"{cfg.expected}: method", [row.method for row in tables.expected], tables.methods),
         (f"{cfg.models}: corpus", [m.corpus for m in tables.models.values()], tables.corpora),
         (
             f"{cfg.models}: init_from",
@@ -943,6 +981,7 @@ def load_config(config: Mapping[str, Any], root: Path) -> tuple[Config, Tables]:
                 f"config: benchmark.annotation: {cfg.datasets} names no query batches of {name}"
             )
             raise ValueError(message)
+    _check_fetched(cfg, tables, root)
     for name in cfg.benchmark.multiomics:
         row = tables.datasets[name]
         if not any(tables.datasets[part].modalities for part in (name, *row.parts)):
@@ -967,6 +1006,18 @@ def leave_out_missing(cfg: Config, tables: Tables) -> Config:
             kept.append(name)
     benchmark = cfg.benchmark.model_copy(update={"methods": tuple(kept)})
     return cfg.model_copy(update={"benchmark": benchmark})
+
+
+def _check_fetched(cfg: Config, tables: Tables, root: Path) -> None:
+    """Stop where files of data sets of the benchmark are to be fetched by hand, and were not."""
+    names = {*cfg.benchmark.integration, *cfg.benchmark.annotation, *cfg.benchmark.multiomics}
+    parts = {part for name in names for part in tables.datasets[name].parts or (name,)}
+    rows = [tables.datasets[part] for part in sorted(parts)]
+    absent = [row for row in rows if row.source and row.path and not (root / row.path).exists()]
+    if absent:
+        said = "; ".join(f"{row.dataset}: get {row.path} from {row.source}" for row in absent)
+        message = f"config: {cfg.datasets}: {said}"
+        raise ValueError(message)
 
 
 def _check_names(key: str, found: Iterable[str], allowed: Iterable[str]) -> None:

@@ -225,6 +225,53 @@ def score_matrix(
     return matrix.reindex(columns=list(metrics)).sort_values(sort_by, ascending=False)
 
 
+def compare_expected(
+    summary: pd.DataFrame,
+    expected: Collection[Mapping[str, Any]],
+    *,
+    methods: Mapping[str, str],
+    metrics: Mapping[str, str],
+) -> pd.DataFrame:
+    """Put published values beside those of the run.
+
+    Parameters
+    ----------
+    summary
+        As `summarise_scores` gives it, with the methods' titles.
+    expected
+        Rows of expected.tsv.
+    methods, metrics
+        Titles by name.
+
+    Returns
+    -------
+    Columns data set, method, metric, published, ours, low and high (95 % interval), difference and
+    source; ours is missing where the method was not run.
+    """
+    keys = summary[["dataset", "method", "metric"]].itertuples(index=False, name=None)
+    values = summary[["mean", "low", "high"]].itertuples(index=False, name=None)
+    ours = dict(zip(keys, values, strict=True))
+    rows = []
+    for row in expected:
+        title = methods.get(row["method"], row["method"])
+        key = (row["dataset"], title, row["metric"])
+        mean, low, high = ours.get(key, (np.nan,) * 3)
+        rows.append(
+            {
+                "data set": row["dataset"],
+                "method": title,
+                "metric": metrics[row["metric"]],
+                "published": row["value"],
+                "ours": mean,
+                "low": low,
+                "high": high,
+                "difference": mean - row["value"],
+                "source": row["source"],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
 def say_mapping(scores: Mapping[str, Mapping[str, float]], *, dataset: str) -> str:
     """Say in Markdown how many labels of a query are right, beside the simple methods.
 

@@ -57,6 +57,10 @@ def test_a_corpus_can_have_thresholds_of_its_own(demo: dict[str, Any]) -> None:
         ({"benchmark": {"integration": ["pbmc"]}}, "benchmark.integration: pbmc is in no row"),
         ({"benchmark": {"methods": ["magic"]}}, "allowed: celltypist, concat_harmony, "),
         ({"benchmark": {"annotation": ["cellmix"]}}, "names no query batches of cellmix"),
+        (
+            {"benchmark": {"annotation": ["ms"]}},
+            "get resources/published/ms_reference.h5ad from https://drive.google.com/",
+        ),
         ({"benchmark": {"multiomics": ["cellmix"]}}, "names no modalities of cellmix"),
         ({"annotation": {"labels": {"low_data_shares": [1]}}}, "annotation.labels.low_data_shares"),
         ({"index": {"queries": ["nothing"]}}, "index.queries: nothing"),

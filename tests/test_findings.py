@@ -222,3 +222,21 @@ def test_generation_is_told_beside_the_best_simple_way_whoever_wins() -> None:
     assert by_cell.endswith("its mixing with real cells is 0.40, that of real cells 1.00.")
     by_genes, _ = tell_generation(ours=12)
     assert "**20.0% above** that of mean of the type" in by_genes
+
+
+def test_published_values_stand_beside_ours() -> None:
+    summary = pd.DataFrame(
+        [("pbmc", "Harmony", "overall", 0.8, 0.79, 0.81, 3)],
+        columns=["dataset", "method", "metric", "mean", "low", "high", "n_seeds"],
+    )
+    expected = [
+        {"dataset": "pbmc", "method": name, "metric": "overall", "value": 0.846, "source": "paper"}
+        for name in ("harmony", "scvi")
+    ]
+    table = findings.compare_expected(
+        summary, expected, methods={"harmony": "Harmony"}, metrics={"overall": "Overall"}
+    ).set_index("method")
+    assert table.loc["Harmony", "difference"] == pytest.approx(-0.046)
+    assert table.loc["Harmony", "metric"] == "Overall"
+    assert table["published"].tolist() == [0.846, 0.846]
+    assert np.isnan(table.loc["scvi", "ours"])

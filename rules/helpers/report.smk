@@ -122,6 +122,11 @@ def get_task_parameters(task):
         "datasets": {
             name: TABLES.datasets[name].description for name in BENCHMARKS[task]
         },
+        "expected": [
+            row.model_dump(mode="json")
+            for row in TABLES.expected
+            if row.task == task and row.dataset in BENCHMARKS[task]
+        ],
     }
 
 
