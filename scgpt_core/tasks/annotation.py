@@ -7,8 +7,6 @@ Shapes: N cells of a data set, M some of them, G genes, C classes.
 """
 
 import contextlib
-import dataclasses
-import functools
 import math
 import shutil
 from collections.abc import Collection
@@ -34,7 +32,7 @@ from scgpt_core.data.cells import Cells, cells_from_csr, take_cells
 from scgpt_core.data.collate import TokenSettings
 from scgpt_core.data.genes import match_var
 from scgpt_core.data.identity import cell_identity
-from scgpt_core.data.loader import ArraySource, ShardLoader
+from scgpt_core.data.loader import ArraySource
 from scgpt_core.data.qc import check_counts
 from scgpt_core.data.vocab import Vocabulary
 from scgpt_core.device import DeviceName, autocast, resolve_precision
@@ -42,7 +40,7 @@ from scgpt_core.keys import CELL
 from scgpt_core.model import ScGPT
 from scgpt_core.runs import read_json, run_record, sha256
 from scgpt_core.tasks.datasets import variable_genes
-from scgpt_core.tasks.fitting import UnfinishedError
+from scgpt_core.tasks.fitting import Fit, fit_by_epochs, loader_of_all
 from scgpt_core.tasks.integration import FRESH, Init
 from scgpt_core.tasks.labelling import (
     NO_CLASS,
@@ -52,13 +50,9 @@ from scgpt_core.tasks.labelling import (
     temper,
     write_predictions,
 )
-from scgpt_core.train.guards import Patience
 from scgpt_core.train.journal import METRICS, read_metrics
-from scgpt_core.train.memory import resolve_micro_batch
 from scgpt_core.train.objectives import Classification, class_weights
 from scgpt_core.train.parallel import World, gather, join_world
-from scgpt_core.train.trainer import Result, Trainer
-from scgpt_core.train.tuning import merge, restrict
 
 _PLAIN = {
     "n_batches": None, "batch_labels": False, "dar": False,
@@ -66,7 +60,6 @@ _PLAIN = {
     "gep_activation": None, "gep_adaptive_bias": False,
 }  # fmt: skip
 """What annotation does without: a cell of a new batch is to be labelled like any other."""
-_EVALUATION_CELLS = 64  # in a forward pass
 
 
 class Prepared(NamedTuple):
@@ -147,18 +140,18 @@ def fit(
     settings: AnnotationSettings,
     *,
     world: World,
-    steps_per_evaluation: int,
+    epoch_steps: int,
     seed: int,
     state_folder: Path,
     identity: dict[str, Any],
-) -> Result:
+) -> Fit:
     """Fine-tune a model in place; in the end it has the weights of the lowest held-out loss.
 
     Parameters
     ----------
     model
         From `make_model`.
-    steps_per_evaluation
+    epoch_steps
         Optimiser steps that count as an epoch, however many cells are learned from.
     state_folder
         Where checkpoints lie: a fit that was interrupted goes on.
@@ -171,49 +164,24 @@ def fit(
         weights_C = class_weights(
             torch.from_numpy(split.class_N[split.train_N]), len(split.classes)
         )
-    objective = Classification(weights_C)
-    tokens = token_settings(
-        model.config, settings.max_tokens, mask_share=settings.mask_share or None
-    )
-    source = prepared.source(split.train_N)
-    loader = ShardLoader(
-        source,
-        tokens,
-        batch_cells=settings.trainer.batch_cells,
-        micro_batch_cells=resolve_micro_batch(model, objective, settings.trainer, world),
-        seed=seed,
-        rank=world.rank,
-        world_size=world.size,
-        pin=world.device.type == "cuda",
-    )
-    watch: dict[str, Any] = {}
-    if split.heldout_N.any():
-        plain = token_settings(model.config, settings.max_tokens, mask_share=None)
-        heldout = _loader_of_all(prepared.source(split.heldout_N), plain, seed)
-        watch = {
-            "evaluate": functools.partial(_evaluate, objective, heldout, world),
-            "evaluate_steps": steps_per_evaluation,
-            "patience": Patience("heldout", "loss", settings.patience),
-        }
-    return Trainer(
+    return fit_by_epochs(
         model,
-        objective,
-        loader,
-        settings.trainer,
+        Classification(weights_C),
+        token_settings(model.config, settings.max_tokens, mask_share=settings.mask_share or None),
+        heldout_tokens=token_settings(model.config, settings.max_tokens, mask_share=None),
+        train=prepared.source(split.train_N),
+        heldout=prepared.source(split.heldout_N),
+        settings=settings,
         world=world,
-        steps=settings.epochs * steps_per_evaluation,
         seed=seed,
         state_folder=state_folder,
         identity={
             **identity,
-            "cells": source.digest,
             "genes": prepared.genes,
-            "tokens": dataclasses.asdict(tokens),
             "class_weights": None if weights_C is None else weights_C.tolist(),
-            "model_config": model.config.model_dump(mode="json"),
         },
-        **watch,
-    ).run()
+        epoch_steps=epoch_steps,
+    )
 
 
 def token_settings(
@@ -221,23 +189,6 @@ def token_settings(
 ) -> TokenSettings:
     """Tokens of annotation: the genes that a cell expresses, ``<cls>`` with value 0."""
     return TokenSettings.of_model(config, max_tokens=max_tokens, cls_value=0, mask_share=mask_share)
-
-
-def _loader_of_all(source: ArraySource, tokens: TokenSettings, seed: int) -> ShardLoader:
-    """All cells in order, with equal draws in every epoch."""
-    return ShardLoader(source, tokens, batch_cells=_EVALUATION_CELLS, seed=seed, shuffle=False)
-
-
-def _evaluate(
-    objective: Classification, heldout: ShardLoader, world: World, model: ScGPT
-) -> dict[str, dict[str, float]]:
-    """Mean loss over held-out cells, weighted as in training."""
-    total = weight = 0.0
-    for batch in heldout.batches():
-        size = objective.sizes(batch)["cls"]
-        total += objective(model, batch.to(world.device), 1.0)["cls"].item() * size
-        weight += size
-    return {"heldout": {"loss": total / weight}}
 
 
 @torch.inference_mode()
@@ -251,7 +202,7 @@ def predict(
     tokens = token_settings(model.config, settings.max_tokens, mask_share=None)
     parts = []
     with autocast(device, precision):
-        for batch in _loader_of_all(ArraySource(cells), tokens, seed).batches():
+        for batch in loader_of_all(ArraySource(cells), tokens, seed).batches():
             logits_BC = model(batch.to(device), heads={"cls"}).class_BC
             parts.append(logits_BC.float().softmax(dim=1).cpu().numpy())
     return np.concatenate(parts)
@@ -284,27 +235,21 @@ class _FineTuning:
         model = make_model(
             self.ckpt, len(split.classes), self.settings, init=self.init, seed=self.seed
         )
-        record = restrict(model, self.settings.trainer, seed=self.seed)
-        result = fit(
+        fitted = fit(
             model,
             prepared,
             self.settings,
             world=self.world,
-            steps_per_evaluation=self._steps_per_epoch(split),
+            epoch_steps=self._steps_per_epoch(split),
             seed=self.seed,
             state_folder=self.state_folder,
             identity=self.identity,
         )
-        if not result.finished:
-            message = f"stopped after step {result.totals.step} and saved: run it again to go on"
-            raise UnfinishedError(message)
-        merge(model)
-        seconds = round(result.totals.seconds, 3)
         self.kept = {
             "classes": split.classes,
             "genes": prepared.genes,
-            "fit": {**record, "steps": result.totals.step, "seconds": seconds},
-            "curve": read_metrics(result.folder / METRICS),
+            "fit": fitted.record,
+            "curve": read_metrics(fitted.folder / METRICS),
         }
         self.model = gather(model, self.world)
         probability_MC = None

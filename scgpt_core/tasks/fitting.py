@@ -70,19 +70,23 @@ def fit_by_epochs(
     seed: int,
     state_folder: Path,
     identity: dict[str, Any],
+    heldout_tokens: TokenSettings | None = None,
+    epoch_steps: int | None = None,
 ) -> Fit:
     """Fine-tune a model in place; in the end it has the weights of the lowest held-out loss.
 
     Parameters
     ----------
-    tokens
-        How cells are read, held-out ones too.
+    tokens, heldout_tokens
+        How cells are read; held-out ones like the others, where nothing else is said.
     train, heldout
         Cells; without held-out ones there is no early stop.
     state_folder
         Where checkpoints lie: a fit that was interrupted goes on.
     identity
-        What tells this fit from others in that folder, beside tokens, model and loop.
+        What tells this fit from others in that folder, beside cells, tokens, model and loop.
+    epoch_steps
+        Steps that count as an epoch; None: a pass over the training cells.
 
     Raises
     ------
@@ -100,13 +104,13 @@ def fit_by_epochs(
         world_size=world.size,
         pin=world.device.type == "cuda",
     )
+    epoch_steps = epoch_steps or loader.steps_per_epoch
     watch: dict[str, Any] = {}
     if heldout.n_cells:
+        cells = loader_of_all(heldout, heldout_tokens or tokens, seed)
         watch = {
-            "evaluate": functools.partial(
-                _evaluate, objective, loader_of_all(heldout, tokens, seed), world
-            ),
-            "evaluate_steps": loader.steps_per_epoch,
+            "evaluate": functools.partial(_evaluate, objective, cells, world),
+            "evaluate_steps": epoch_steps,
             "patience": Patience("heldout", "loss", settings.patience),
         }
     result = Trainer(
@@ -115,11 +119,12 @@ def fit_by_epochs(
         loader,
         settings.trainer,
         world=world,
-        steps=settings.epochs * loader.steps_per_epoch,
+        steps=settings.epochs * epoch_steps,
         seed=seed,
         state_folder=state_folder,
         identity={
             **identity,
+            "cells": train.digest,
             "tokens": dataclasses.asdict(tokens),
             "model_config": model.config.model_dump(mode="json"),
         },
@@ -156,7 +161,7 @@ def loader_of_all(source: ArraySource, tokens: TokenSettings, seed: int) -> Shar
 def _evaluate(
     objective: Objective, heldout: ShardLoader, world: World, model: ScGPT
 ) -> dict[str, dict[str, float]]:
-    """Mean terms over held-out cells; `loss` is of the predictions of expression alone.
+    """Mean terms over held-out cells; `loss` is of what is predicted, expression or classes.
 
     ECS and DAR are left out of it: they depend on which cells share a mini-batch, and the latter is
     a game whose value does not tell how good the embedding is.
@@ -169,5 +174,5 @@ def _evaluate(
             sums[name] += term.item() * sizes[name]
             numbers[name] += sizes[name]
     means = {name: sums[name] / max(numbers[name], 1.0) for name in sums}
-    loss = sum(mean for name, mean in means.items() if name.startswith("gep"))
+    loss = sum(mean for name, mean in means.items() if name not in ("ecs", "dar"))
     return {"heldout": {"loss": loss, **means}}
