@@ -216,13 +216,16 @@ class Trainer:
     def _tell(self, journal: Journal) -> None:
         """Write the mean terms of the steps since the last call that had them."""
         self._guard.check()
-        names = list(self._sums)
-        sums = self.world.sum([self._sums[name].item() for name in names])
-        terms = {name: x / self._counts[name] for name, x in zip(names, sums, strict=True)}
+        terms = {name: x / self._counts[name] for name, x in self._gather_sums().items()}
         rate = self._optimizer.param_groups[0]["lr"]
         journal.tell_training(self.totals, terms, grad_norm=self._guard.norm, learning_rate=rate)
         self._sums.clear()
         self._counts.clear()
+
+    def _gather_sums(self) -> dict[str, float]:
+        """Sum each term over the steps since the last line of the journal, in all processes."""
+        sums = self.world.sum([total.item() for total in self._sums.values()])
+        return dict(zip(self._sums, sums, strict=True))
 
     def _judge(self, journal: Journal, evaluate: Evaluate) -> None:
         """Evaluate, and keep the weights where they are the best so far."""
@@ -247,6 +250,8 @@ class Trainer:
             "totals": dataclasses.asdict(self.totals),
             "loader": self.loader.state_dict(),
             "patience": None if self._patience is None else dataclasses.asdict(self._patience),
+            "sums": self._gather_sums(),
+            "counts": self._counts,
         }
 
     def _resume(self) -> None:
@@ -257,6 +262,10 @@ class Trainer:
             return
         self.totals = Totals(**state["totals"])
         self.loader.load_state_dict(state["loader"])
+        for name, total in state["sums"].items():  # those of all processes, in the first
+            total = total if self.world.rank == 0 else 0.0
+            self._sums[name] = torch.tensor(total, device=self.world.device)
+        self._counts = Counter(state["counts"])
         if self._patience is not None:
             self._patience = Patience(**state["patience"])
         step = self.totals.step

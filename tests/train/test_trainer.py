@@ -50,10 +50,11 @@ def test_a_term_that_joins_between_two_lines_is_the_mean_of_its_own_steps(tmp_pa
 
 
 def test_a_stopped_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    """Over the end of an epoch (6 steps), into the second pass, with dropout."""
-    whole, expected = run(tmp_path / "whole", steps=10)
+    """Over the end of an epoch (6 steps), into the second pass, between lines of the journal."""
+    whole, expected = run(tmp_path / "whole", steps=10, trainer={"log_steps": 4})
     for budget in (1e-9, 1e-9, None):
-        result, weights = run(tmp_path / "parts", steps=10, trainer={"time_budget_minutes": budget})
+        trainer = {"log_steps": 4, "time_budget_minutes": budget}
+        result, weights = run(tmp_path / "parts", steps=10, trainer=trainer)
         assert result.finished == (budget is None)
     assert_equal(weights, expected)
     assert result.totals.step == whole.totals.step
