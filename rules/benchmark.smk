@@ -6,6 +6,8 @@ rule score:
     input:
         embedding="results/tasks/{task}/{dataset}/{method}/{seed}/embedding.h5ad",
         unintegrated="results/tasks/{task}/{dataset}/hvg_pca/{seed}/embedding.h5ad",
+        dataset="results/datasets/{dataset}.h5ad",
+        genes=get_path("resources/genesets/cell_cycle_genes_homo_sapiens.tsv"),
     output:
         "results/benchmark/{task}/{dataset}/{method}/{seed}.parquet",
     log:
@@ -21,7 +23,7 @@ rule score:
         mem_mb=get_mem_mb(1000),
         runtime=get_runtime(60),
     params:
-        code=get_code("metrics", "neighbours", "scores"),
+        code=get_code("cell_cycle", "metrics", "neighbours", "scores"),
     script:
         "../workflow_scripts/score.py"
 

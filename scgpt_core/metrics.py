@@ -12,7 +12,8 @@ the definitions that reports quote.
 Shapes: N cells, D dimensions, K neighbours, C categories, P principal components, R resolutions.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.stats import chi2
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
+from scgpt_core.cell_cycle import explain_variance
 from scgpt_core.keys import UNKNOWN
 from scgpt_core.neighbours import bisect, build_graph, cluster_graph, find_neighbours
 
@@ -54,12 +56,18 @@ class Cells:
         The same cells before integration: principal components of their log counts.
     batch_N, label_N
         Names; `UNKNOWN` where a cell has no label.
+    phase_N2
+        Scores of S and G2/M of each cell; None: too few of their genes were measured.
+    phase_variance
+        By batch, the share of the variance of its log counts that these explain.
     """
 
     emb_ND: NDArray[np.float32]
     unintegrated_ND: NDArray[np.float32]
     batch_N: NDArray[Any]
     label_N: NDArray[Any]
+    phase_N2: NDArray[np.float64] | None = None
+    phase_variance: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
     def is_known(self) -> NDArray[np.bool_]:
@@ -187,6 +195,22 @@ def clisi(cells: Cells) -> float:
         return _NAN
     median = np.nanmedian(_lisi(cells, cells.label_N)[cells.is_known])
     return float((cells.n_labels - median) / (cells.n_labels - 1))
+
+
+def cell_cycle(cells: Cells) -> float:
+    """Cell-cycle conservation: how little the variance that the phase explains has changed.
+
+    1 less the relative change, at least 0, from the log counts of a batch to the embedding of its
+    cells, the mean over batches; phases are scored by the genes of S and G2/M (Tirosh et al. 2016).
+    """
+    if cells.phase_N2 is None:
+        return _NAN
+    scores = []
+    for batch, before in cells.phase_variance.items():
+        rows = cells.batch_N == batch
+        after = explain_variance(cells.emb_ND[rows], cells.phase_N2[rows])
+        scores.append(max(0.0, 1 - abs(after - before) / before))
+    return float(np.mean(scores))
 
 
 def asw_batch(cells: Cells) -> float:

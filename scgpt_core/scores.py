@@ -83,6 +83,7 @@ METRICS: Final[Mapping[str, Metric]] = {
     "isolated_f1": Metric("Isolated F1", "bio", metrics.isolated_f1),
     "isolated_asw": Metric("Isolated ASW", "bio", metrics.isolated_asw),
     "clisi": Metric("cLISI", "bio", metrics.clisi),
+    "cell_cycle": Metric("Cell cycle", "bio", metrics.cell_cycle),
     "asw_batch": Metric("ASW batch", "batch", metrics.asw_batch),
     "graph_connectivity": Metric("Graph conn.", "batch", metrics.graph_connectivity),
     "pcr": Metric("PCR", "batch", metrics.pcr),
@@ -156,7 +157,12 @@ MEANS: Final[Mapping[str, Mean]] = {
 """In the order of the tables, behind `METRICS`."""
 
 
-def score_embedding(embedding: "AnnData", unintegrated: "AnnData") -> pd.DataFrame:
+def score_embedding(
+    embedding: "AnnData",
+    unintegrated: "AnnData",
+    *,
+    phases: tuple[NDArray[np.float64], Mapping[str, float]] | None = None,
+) -> pd.DataFrame:
     """Score one embedding with all of `METRICS` and `MEANS`.
 
     Parameters
@@ -165,6 +171,8 @@ def score_embedding(embedding: "AnnData", unintegrated: "AnnData") -> pd.DataFra
         Cells with `obs["batch"]`, `obs["label"]` and `obsm["X_emb"]`.
     unintegrated
         The same cells in the HVG + PCA embedding, which PCR compares with.
+    phases
+        Of the cell cycle, from `measure_phases`; None: its conservation is not defined.
 
     Returns
     -------
@@ -191,6 +199,8 @@ def score_embedding(embedding: "AnnData", unintegrated: "AnnData") -> pd.DataFra
         unintegrated_ND=np.asarray(unintegrated.obsm[EMBEDDING], dtype=np.float32),
         batch_N=embedding.obs[BATCH].astype(str).to_numpy(),
         label_N=embedding.obs[LABEL].astype(str).to_numpy(),
+        phase_N2=None if phases is None else phases[0],
+        phase_variance={} if phases is None else phases[1],
     )
     rows = []
     for name, metric in METRICS.items():

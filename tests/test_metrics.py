@@ -15,6 +15,7 @@ from harmonypy.lisi import compute_lisi
 from scib import metrics as scib
 
 from scgpt_core import metrics
+from scgpt_core.cell_cycle import measure_phases, read_phase_genes
 from scgpt_core.metrics import Cells
 from scgpt_core.neighbours import build_graph, cluster_graph, find_neighbours
 
@@ -82,6 +83,34 @@ def test_metric_is_that_of_scib(name: str, clustered: ad.AnnData) -> None:
         warnings.simplefilter("ignore")  # scib's own, of pandas and scanpy
         theirs = SCIB[name](clustered)
     assert ours == pytest.approx(theirs, abs=1e-6)
+
+
+def test_conservation_of_the_cell_cycle_is_that_of_scib() -> None:
+    """On cell lines, whose genes of the cell cycle were measured, in the PCA of another seed."""
+    adata = ad.read_h5ad(CELLS.with_name("cellmix_5lines_5batches.h5ad"))[::4].copy()
+    genes = read_phase_genes(CELLS.parents[1] / "genesets/cell_cycle_genes_homo_sapiens.tsv")
+    adata.obs["batch"] = adata.obs["batch"].astype("category")
+    adata.X = adata.X.astype(np.float32)
+    phases = measure_phases(adata, genes)
+    assert phases is not None
+    sc.pp.normalize_total(adata, target_sum=1e4)
+    sc.pp.log1p(adata)
+    adata.obsm["X_emb"] = sc.pp.pca(adata.X.toarray(), n_comps=20).astype(np.float32)
+    cells = Cells(
+        adata.obsm["X_emb"],
+        unintegrated_ND=adata.obsm["X_emb"],
+        batch_N=adata.obs["batch"].astype(str).to_numpy(),
+        label_N=np.full(adata.n_obs, "a"),
+        phase_N2=phases[0],
+        phase_variance=phases[1],
+    )
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")  # scib's own, of pandas and scanpy
+        theirs = scib.cell_cycle(adata, adata, "batch", embed="X_emb", organism="human")
+    assert metrics.cell_cycle(cells) == pytest.approx(theirs, abs=1e-6)
+    few = {phase: names[:5] for phase, names in genes.items()}
+    assert measure_phases(adata, few) is None
+    assert np.isnan(metrics.cell_cycle(toy()))
 
 
 @pytest.mark.parametrize("column", ["batch", "label"])
@@ -180,7 +209,8 @@ def test_unlabelled_cells_count_as_neighbours_and_as_nothing_else() -> None:
     whole = toy()
     label_N = np.where(np.arange(300) % 3 == 0, "unknown", whole.label_N)
     some, known = toy(label_N=label_N), label_N != "unknown"
-    without = Cells(*(getattr(whole, f)[known] for f in Cells.__annotations__))
+    fields = ("emb_ND", "unintegrated_ND", "batch_N", "label_N")
+    without = Cells(*(getattr(whole, f)[known] for f in fields))
     assert some.n_labels == 2
     for metric in (metrics.asw_label, metrics.asw_batch, metrics.kbet):
         assert metric(some) == pytest.approx(metric(without))

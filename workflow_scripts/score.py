@@ -4,12 +4,22 @@ from collections.abc import Mapping
 
 import anndata as ad
 
+from scgpt_core.cell_cycle import measure_phases, read_phase_genes
 from scgpt_core.runs import start_logging, whole
 from scgpt_core.scores import COLUMNS, score_embedding
 
 
-def main(embedding: str, unintegrated: str, output: str, *, run: Mapping[str, str]) -> None:
-    scores = score_embedding(ad.read_h5ad(embedding), ad.read_h5ad(unintegrated))
+def main(
+    embedding: str,
+    unintegrated: str,
+    dataset: str,
+    genes: str,
+    output: str,
+    *,
+    run: Mapping[str, str],
+) -> None:
+    phases = measure_phases(ad.read_h5ad(dataset), read_phase_genes(genes))
+    scores = score_embedding(ad.read_h5ad(embedding), ad.read_h5ad(unintegrated), phases=phases)
     scores = scores.assign(**run).astype({"seed": int})[list(COLUMNS)]
     with whole(output) as temporary:
         scores.to_parquet(temporary, index=False)
@@ -19,6 +29,8 @@ start_logging(snakemake.log[0])
 main(
     snakemake.input.embedding,
     snakemake.input.unintegrated,
+    snakemake.input.dataset,
+    snakemake.input.genes,
     snakemake.output[0],
     run=dict(snakemake.wildcards.items()),
 )
