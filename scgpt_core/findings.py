@@ -33,6 +33,25 @@ GENERATION: Final = {
 """Titles of the prompts and metrics of generation."""
 SIMPLE_CELLS: Final = ("mean of the type", "real cell of the type")
 """The simple ways to make a cell, by their names in the scores of generation."""
+PROGRAMS: Final = {
+    "static": "programs of gene embeddings",
+    "contextual": "programs of genes in their cells",
+    "coexpression": "programs of co-expression",
+    "random": "random programs",
+}
+"""Titles of what gene programs are made of; the last two know nothing of the model."""
+NETWORKS: Final = {
+    "attention": "attention",
+    "knockout": "in-silico knock-out",
+    "attention_random": "attention, random weights",
+    "pearson": "Pearson's r",
+    "spearman": "Spearman's r",
+    "trees": "boosted trees",
+    "expression": "differential expression",
+}
+"""Titles of the ways to a gene network, and of the simplest way to what changes."""
+MODEL_NETWORKS: Final = ("attention", "knockout")
+"""Those that the trained model makes."""
 _KINDS: Final = {
     "baseline": "a simple baseline",
     "random": "a control, the same network with random weights: what pretraining adds is above it",
@@ -339,6 +358,62 @@ def say_generation(scores: pd.DataFrame, *, dataset: str) -> list[str]:
             f"{correlation[best]:.3f} against {correlation[rival]:.3f}{mixed}."
         )
     return said
+
+
+def say_programs(scores: pd.DataFrame, *, dataset: str) -> str:
+    """How many gene programs mean something, of embeddings, of co-expression and of chance.
+
+    Parameters
+    ----------
+    scores
+        Columns source, metric, value, of `scgpt_core.networks.programs`.
+    """
+    values = scores.set_index(["metric", "source"])["value"].to_dict()
+    parts = [
+        f"{values['enriched share', source]:.0%} of the {values['programs', source]:.0f} {title}"
+        for source, title in PROGRAMS.items()
+    ]
+    *most, last = parts
+    return (
+        f"**{dataset}**: a Reactome set is enriched (q < 0.05) in {', in '.join(most)}, and in "
+        f"{last} (mean over draws)."
+    )
+
+
+def say_networks(scores: pd.DataFrame, *, dataset: str) -> list[str]:
+    """Which network agrees best with known regulation, a sentence for each condition.
+
+    Parameters
+    ----------
+    scores
+        Columns source, condition, genes, metric, value, of `scgpt_core.networks.validation`.
+    """
+    sentences = []
+    for (genes, condition), part in scores.groupby(["genes", "condition"], sort=False):
+        table = part.pivot_table(index="source", columns="metric", values="value")
+        table = table.sort_values("AUPRC ratio", ascending=False)
+        ours = table[table.index.isin(MODEL_NETWORKS)].iloc[0]
+        theirs = table[~table.index.isin(MODEL_NETWORKS)].iloc[0]
+        if abs(ours["AUPRC ratio"] - theirs["AUPRC ratio"]) < TIE:
+            verdict = "is equal to that"
+        else:
+            above = ours["AUPRC ratio"] > theirs["AUPRC ratio"]
+            verdict = "is above that" if above else "is **below** that"
+        sentences.append(
+            f"**{dataset}**, {condition}, {genes} targets: the best AUPRC of the trained model, by "
+            f"{NETWORKS[str(ours.name)]}, is {_times_chance(ours)}. It {verdict} of the best other "
+            f"way, {NETWORKS[str(theirs.name)]}: {_times_chance(theirs)}."
+        )
+    return sentences
+
+
+def _times_chance(row: pd.Series) -> str:
+    """Say how far above chance a network is, and whether its degrees alone would be as far."""
+    known = "more than" if row["p"] < 0.05 else "**no more than**"
+    return (
+        f"{row['AUPRC ratio']:.2f} times chance, {known} random networks of the same degrees give "
+        f"(p = {row['p']:.2f})"
+    )
 
 
 def _wilson_interval(share: float, number: int) -> tuple[float, float]:

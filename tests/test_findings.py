@@ -240,3 +240,35 @@ def test_published_values_stand_beside_ours() -> None:
     assert table.loc["Harmony", "metric"] == "Overall"
     assert table["published"].tolist() == [0.846, 0.846]
     assert np.isnan(table.loc["scvi", "ours"])
+
+
+def test_gene_programs_are_told_beside_coexpression_and_chance() -> None:
+    shares = {"static": 0.25, "contextual": 0.2, "coexpression": 0.3, "random": 0.01}
+    rows = [
+        (source, metric, value)
+        for source, share in shares.items()
+        for metric, value in (("programs", 20), ("enriched share", share), ("genes", 400))
+    ]
+    table = pd.DataFrame(rows, columns=["source", "metric", "value"])
+    said = findings.say_programs(table, dataset="d")
+    assert said.startswith("**d**: a Reactome set is enriched (q < 0.05) in 25% of the 20 programs")
+    assert "30% of the 20 programs of co-expression, and in 1% of the 20 random programs" in said
+
+
+@pytest.mark.parametrize(
+    ("pearson", "said"),
+    [(1.1, "It is above that"), (1.5, "It is **below** that"), (1.2, "It is equal to that")],
+)
+def test_networks_are_told_beside_the_best_other_way(pearson: float, said: str) -> None:
+    ratios = {"attention": 1.0, "knockout": 1.2, "attention_random": 0.9, "pearson": pearson}
+    rows = [
+        (source, "control", "all", metric, value)
+        for source, ratio in ratios.items()
+        for metric, value in (("AUPRC ratio", ratio), ("p", 0.25))
+    ]
+    columns = ["source", "condition", "genes", "metric", "value"]
+    (sentence,) = findings.say_networks(pd.DataFrame(rows, columns=columns), dataset="d")
+    assert "**d**, control, all targets" in sentence
+    chance = "times chance, **no more than** random networks of the same degrees give (p = 0.25)"
+    assert f"by in-silico knock-out, is 1.20 {chance}. {said}" in sentence
+    assert sentence.endswith(f" of the best other way, Pearson's r: {pearson:.2f} {chance}.")

@@ -229,3 +229,50 @@ def test_a_layout_is_seeded_and_keeps_groups_apart() -> None:
     np.testing.assert_array_equal(layout, plots.compute_umap(emb_ND, seed=3))
     gap = np.linalg.norm(layout[:40].mean(0) - layout[40:].mean(0))
     assert gap > 2 * max(layout[:40].std(), layout[40:].std())
+
+
+def test_programs_that_are_active_alike_stand_together() -> None:
+    activity = pd.DataFrame(
+        [[1.0, 0, 0], [0, 0, 2], [1.1, 0, 0]], index=["1", "2", "3"], columns=["T", "B", "NK"]
+    )
+    titles = {"1": "1: first", "2": "2: second", "3": "3: third"}
+    ax = plots.plot_activity(activity, titles=titles).axes[0]
+    rows = [label.get_text() for label in ax.get_yticklabels()]
+    assert abs(rows.index("1: first") - rows.index("3: third")) == 1
+    columns = [label.get_text() for label in ax.get_xticklabels()]
+    shown = np.asarray(ax.images[0].get_array())
+    assert shown[rows.index("2: second"), columns.index("NK")] == 2
+    assert ax.images[0].get_clim() == (-2, 2)
+    one = plots.plot_activity(activity.iloc[:1, :1], titles=titles).axes[0]
+    assert len(one.get_yticks()) == 1
+
+
+def test_enrichment_shows_the_best_sets_with_their_share() -> None:
+    enrichment = pd.DataFrame(
+        [("2", "a", 4, 8, 1e-6), ("10", "b", 2, 8, 0.01), ("10", "a", 8, 8, 0.02),
+         ("1", "c", 1, 9, 0.5)],
+        columns=["program", "gene_set", "overlap", "set_genes", "q"],
+    )  # fmt: skip
+    ax = plots.plot_enrichment(enrichment).axes[0]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["2", "10"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]
+    dots = ax.collections[0]
+    assert dots.get_offsets().tolist() == [[0, 0], [1, 1], [1, 0]]
+    assert dots.get_sizes().tolist() == [125, 62.5, 250]
+    np.testing.assert_allclose(dots.get_array(), -np.log10([1e-6, 0.01, 0.02]))
+
+
+def test_a_network_has_signs_weights_and_what_is_known() -> None:
+    edges = pd.DataFrame(
+        [("A", "B", 2.0, 1, 1), ("A", "C", 1.0, -1, 0), ("B", "C", 0.5, 0, 0)],
+        columns=["regulator", "target", "weight", "sign", "known"],
+    )
+    ax = plots.plot_network(edges, seed=0).axes[0]
+    arrows = ax.patches
+    assert [arrow.get_linewidth() for arrow in arrows] == [2.5, 1.5, 1.0]
+    assert [arrow.get_linestyle() for arrow in arrows] == ["solid", "dashed", "dashed"]
+    colours = [mpl.colors.to_hex(arrow.get_edgecolor()) for arrow in arrows]
+    assert len(set(colours)) == 3
+    assert sorted(texts(ax)) == ["A", "B", "C"]
+    again = plots.plot_network(edges, seed=0).axes[0]
+    assert [t.get_position() for t in ax.texts] == [t.get_position() for t in again.texts]

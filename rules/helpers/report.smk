@@ -8,6 +8,7 @@ PAGES = {
     "multiomics": "Several modalities",
     "mapping": "Reference mapping",
     "generation": "Generation",
+    "networks": "Gene networks",
 }
 
 
@@ -33,6 +34,10 @@ if not CFG.index.queries:
 
 if not CFG.generation.datasets:
     del PAGES["generation"]
+
+
+if not CFG.networks.datasets:
+    del PAGES["networks"]
 
 
 def get_page_artefacts(wildcards):
@@ -100,6 +105,18 @@ def get_page_artefacts(wildcards):
             ),
             "overlap": overlap,
         },
+        "networks": {
+            name: expand(
+                f"results/networks/{{dataset}}/{table}.parquet",
+                dataset=list(CFG.networks.datasets),
+            )
+            for name, table in (
+                ("programs", "programs/scores"),
+                ("networks", "validation/scores"),
+                ("shifts", "edges/shifts"),
+            )
+        }
+        | {"overlap": overlap},
     }
     if wildcards.notebook != "summary":
         return artefacts[wildcards.notebook]

@@ -29,6 +29,7 @@ def get_tested_datasets():
         *CFG.benchmark.multiomics,
         *CFG.index.queries,
         *CFG.generation.datasets,
+        *CFG.networks.datasets,
     }
     return [f"results/datasets/{name}.h5ad" for name in sorted(names)]
 

@@ -55,6 +55,7 @@ def test_the_whole_graph_runs(smoke_run: Path) -> None:
         "multiomics",
         "mapping",
         "generation",
+        "networks",
         "summary",
     ):
         html = (smoke_run / f"results/report/{report}.html").read_text()
