@@ -6,6 +6,7 @@ Shapes: H heads, L genes of a cell, R regulators among them, T regulators, G gen
 """
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,7 +23,6 @@ from scgpt_core.networks.embeddings import batches
 from scgpt_core.networks.preparation import open_network
 from scgpt_core.runs import run_record, whole
 from scgpt_core.tasks.embedding import with_random_weights
-from scgpt_core.tasks.integration import Init
 
 _MAP_NUMBERS = 2**22
 """Entries of the attention maps of a forward pass, at most (but one cell): 16 MB."""
@@ -35,7 +35,7 @@ def attend_dataset(
     run_json: str | Path,
     *,
     settings: NetworkSettings,
-    init: Init,
+    init: Literal["pretrained", "random"],
     seed: int,
 ) -> None:
     """Write the edges of attention as parquet (see `tabulate_edges`), and the record of the run.

@@ -8,7 +8,6 @@ from collections.abc import Collection
 import anndata as ad
 import numpy as np
 import pandas as pd
-import scanpy as sc
 from numpy.typing import NDArray
 
 from scgpt_core.data.binning import draw_keys
@@ -61,6 +60,8 @@ def read_cells(adata: ad.AnnData, token_ids: NDArray[np.int32]) -> Cells:
 
 def log_expression(adata: ad.AnnData) -> ad.AnnData:
     """Copy cells with log counts per 10,000 of each cell in X (CSR, float32)."""
+    import scanpy as sc  # takes seconds, which jobs that only read need not spend
+
     cells = ad.AnnData(adata.X.copy(), obs=adata.obs, var=adata.var[[]])
     sc.pp.normalize_total(cells, target_sum=_COUNTS_A_CELL)
     sc.pp.log1p(cells)
