@@ -66,7 +66,9 @@ def gene_loadings(corpus: Corpus, n_components: int, *, seed: int) -> Tensor:
         basis_TK = torch.linalg.qr(x_TN @ scores_NK - mean_T[:, None] * scores_NK.sum(0)).Q
     components_NK = torch.linalg.svd(x_NT @ basis_TK - mean_T @ basis_TK, full_matrices=False).U
     loadings_TK = x_TN @ components_NK - mean_T[:, None] * components_NK.sum(0)
-    correlations_TK: Tensor = loadings_TK / x_NT.shape[0] ** 0.5
+    # A component's sign is arbitrary, and would follow from how threads round.
+    largest_K = loadings_TK.gather(0, loadings_TK.abs().argmax(0, keepdim=True))[0]
+    correlations_TK: Tensor = loadings_TK * largest_K.sign() / x_NT.shape[0] ** 0.5
     return correlations_TK
 
 

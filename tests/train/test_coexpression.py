@@ -44,3 +44,9 @@ def test_an_embedding_starts_from_them_the_same_again(corpus: Corpus) -> None:
     assert added_T[torch.from_numpy(expressed_T)].min() > 0
     genes_like = torch.cosine_similarity(first_TD, drawn_TD)
     assert 0.3 < genes_like.median() < 0.99  # neither part drowns the other
+
+
+def test_signs_do_not_follow_from_how_threads_round(corpus: Corpus) -> None:
+    """A component's sign is arbitrary: its largest entry is positive."""
+    loadings_TK = gene_loadings(corpus, 16, seed=0)
+    assert (loadings_TK.max(0).values >= -loadings_TK.min(0).values).all()
