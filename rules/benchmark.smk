@@ -74,6 +74,35 @@ rule score_modalities:
         "../workflow_scripts/score_modalities.py"
 
 
+rule score_perturbations:
+    input:
+        unpack(get_predictions),
+        dataset="results/datasets/{dataset}.h5ad",
+        split="results/tasks/perturbation/{dataset}/split_{seed}.json",
+    output:
+        "results/benchmark/perturbation/{dataset}/{method}/{seed}.parquet",
+    log:
+        "results/logs/benchmark/score_perturbations_{dataset}_{method}_{seed}.log",
+    benchmark:
+        "results/benchmarks/benchmark/score_perturbations_{dataset}_{method}_{seed}.tsv"
+    conda:
+        "../envs/pipeline.yaml"
+    threads: 1
+    resources:
+        mem_mb=get_mem_mb(3000),
+        runtime=get_runtime(60),
+    params:
+        focus=CFG.perturbation.split.model_dump(mode="json")["focus"],
+        code=get_code(
+            *(
+                f"perturbation/{name}"
+                for name in ("metrics", "scores", "splits", "truth")
+            )
+        ),
+    script:
+        "../workflow_scripts/score_perturbations.py"
+
+
 rule collect_scores:
     input:
         get_scores,

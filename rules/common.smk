@@ -24,6 +24,7 @@ BENCHMARKS = {  # data sets by task
     "integration": CFG.benchmark.integration,
     "annotation": CFG.benchmark.annotation,
     "multiomics": CFG.benchmark.multiomics,
+    "perturbation": CFG.benchmark.perturbation,
 }
 
 

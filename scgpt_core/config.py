@@ -27,7 +27,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 """Stands in paths under `results/`: letters, digits, `_` and `-`."""
-Task = Literal["integration", "annotation", "multiomics"]
+Task = Literal["integration", "annotation", "multiomics", "perturbation"]
 
 logger = logging.getLogger(__name__)
 
@@ -164,6 +164,8 @@ class ModelConfig(Architecture):
     """Conditions that the model can be told of a cell, as tissues or assays, numbered from 1."""
     perturbation_flags: Count | None = None
     """Entries of the perturbation flag embedding (3 in published models); null: none."""
+    perturbation_context: bool = False
+    """Give GEP what the perturbed genes are, as `batch_labels` gives it the batch."""
     affine_gep: bool = False
     """Perturbation decoder: coefficient x input value + bias."""
     gep_activation: (
@@ -186,6 +188,9 @@ class ModelConfig(Architecture):
                 f"gepc: {self.gepc} knows no batch_labels, n_modalities or explicit_zero_prob: "
                 "choose inner product"
             )
+            raise ValueError(message)
+        if self.perturbation_context and (self.perturbation_flags is None or self.gepc):
+            message = "perturbation_context needs perturbation_flags, and gepc: null"
             raise ValueError(message)
         if (self.gep_activation or self.gep_adaptive_bias) and not self.affine_gep:
             message = "gep_activation and gep_adaptive_bias belong to affine_gep"
@@ -466,6 +471,61 @@ class MultiomicsSettings(Settings):
     trainer: MultiomicsTrainer = MultiomicsTrainer()
 
 
+class PerturbationSplitSettings(Settings):
+    """Which perturbations are predicted, from which others."""
+
+    by: Literal["gene", "batch", "cell_type"] = "gene"
+    """gene: each perturbed gene, and its combinations, is unseen in one fold; batch, cell_type: so
+    are the perturbed cells of each of these groups."""
+    n_folds: int = Field(default=5, ge=2)
+    """Folds that genes are dealt into; each is a fit."""
+    validation_share: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the conditions that are not tested which the early stop looks at; 0: none."""
+    focus: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Genes by the name of their group, as those of one pathway: they are dealt to different folds
+    as far as these go, so that others of the group are seen, and are scored apart too."""
+
+
+class PerturbationSettings(Settings):
+    """Prediction of perturbed cells; the defaults are those of the published tutorial."""
+
+    split: PerturbationSplitSettings = PerturbationSplitSettings()
+    gene_sets: Path = Path("resources/genesets/ReactomePathways.gmt.gz")
+    """Gene sets (gmt) that some simple methods, and `gene_start: pathways`, know genes by."""
+    control_cells: Count = 100
+    """Control cells from each of which the cells of a condition are predicted."""
+    pair_genes: Count = 4
+    """Reverse: genes that rank highest alone, whose pairs are ranked too."""
+    max_genes: Count = 1536
+    """Genes in a training step, drawn for each; perturbed genes are never left out."""
+    target: Literal["cells", "shift"] = "cells"
+    """What a control cell is to become: a random perturbed cell of its batch, as published, or
+    itself and the mean change of its batch, whose expectation is the same with far less noise."""
+    target_value: Literal["kept", "zero", "highest"] = "kept"
+    """Expression of a perturbed gene in the input: kept, as published; zero, for knock-out and
+    interference; or the highest of all control cells, for activation."""
+    affine: bool = True
+    """Predict coefficient x input value + bias."""
+    context: bool = False
+    """Give the decoder of every gene the embeddings of the perturbed genes beside its own token, so
+    that it need not find them by attention."""
+    gene_start: Literal["inherited", "pathways"] = "inherited"
+    """pathways: add to the gene embeddings where the genes of the data stand in `gene_sets`."""
+    freeze_genes: bool = False
+    """Leave the gene embeddings as they start, so that unseen genes stay comparable with seen."""
+    min_matched: Share = 0.5
+    """Share of a data set's counts whose genes must be in the vocabulary, or the run stops."""
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    """Dropout in fine-tuning; null: the model's own."""
+    steps: Count | None = None
+    """Optimiser steps; null: `epochs` decides."""
+    epochs: Count = 15
+    """Passes over the perturbed training cells, at most."""
+    patience: Count = 10
+    """Epochs without a better correlation of validation conditions before the fit stops."""
+    trainer: FineTuningTrainer = FineTuningTrainer()
+
+
 class GenerationSettings(Settings):
     """Generation of cells' profiles, and how they compare with true ones."""
 
@@ -649,6 +709,8 @@ class BenchmarkSettings(Settings):
     multiomics: tuple[Name, ...] = ()
     """Data sets of the multi-omics benchmark: their rows have `modalities`, and the batches of
     `query`, if any, are given RNA alone."""
+    perturbation: tuple[Name, ...] = ()
+    """Data sets of the perturbation benchmark; their rows keep the conditions (`obs_columns`)."""
     methods: tuple[Name, ...] = ()
     """Methods, rows of methods.tsv; each runs on the data sets of its task."""
     seeds: tuple[int, ...] = (0,)
@@ -686,6 +748,7 @@ class Config(Settings):
     integration: IntegrationSettings = IntegrationSettings()
     annotation: AnnotationSettings = AnnotationSettings()
     multiomics: MultiomicsSettings = MultiomicsSettings()
+    perturbation: PerturbationSettings = PerturbationSettings()
     generation: GenerationSettings = GenerationSettings()
     networks: NetworkSettings = NetworkSettings()
     index: IndexSettings = IndexSettings()
@@ -802,7 +865,7 @@ class DatasetRow(Settings):
     """What is measured beside RNA and where, as `protein=KEY`: a key of obsm, whose features are
     named by its columns or in uns["protein_names"], or the name of a modality of an .h5mu."""
     obs_columns: Annotated[tuple[str, ...], BeforeValidator(_split)] = ()
-    """More obs columns to keep, text, for a data set that is a reference."""
+    """More obs columns to keep, text: of a reference, or the conditions of a screen."""
     parts: Annotated[tuple[Name, ...], BeforeValidator(_split)] = ()
     """Instead of a path: rows whose cells are merged over their common genes, each a batch."""
     query: Annotated[tuple[str, ...], BeforeValidator(_split)] = ()
@@ -826,8 +889,8 @@ class MethodRow(Settings):
     method: Name
     task: Task
     """What it is a method of."""
-    rule: Literal["baseline", "embed", "finetune"]
-    """The rule that runs it."""
+    rule: Literal["baseline", "embed", "finetune", "score"]
+    """The rule that runs it; score: it is scored from the data alone."""
     init: Literal["pretrained", "random"] | None = None
     """Weights that a model starts from (embed and finetune)."""
     uses_labels: bool = False
@@ -957,6 +1020,7 @@ def load_config(config: Mapping[str, Any], root: Path) -> tuple[Config, Tables]:
         ("benchmark.integration", cfg.benchmark.integration, tables.datasets),
         ("benchmark.annotation", cfg.benchmark.annotation, tables.datasets),
         ("benchmark.multiomics", cfg.benchmark.multiomics, tables.datasets),
+        ("benchmark.perturbation", cfg.benchmark.perturbation, tables.datasets),
         ("benchmark.methods", cfg.benchmark.methods, tables.methods),
         (f"{cfg.expected}: dataset", [row.dataset for row in tables.expected], tables.datasets),
         (f"{cfg.expected}: method", [row.method for row in tables.expected], tables.methods),

@@ -57,6 +57,7 @@ _KINDS: Final = {
     "random": "a control, the same network with random weights: what pretraining adds is above it",
     "embed": "the pretrained model as it is, which was not trained on these cells",
     "finetune": "the model trained further on these cells",
+    "score": "no method but the ceiling: one half of the true cells predicts the other",
 }
 """What a method is, by the rule that runs it."""
 

@@ -18,6 +18,7 @@ from scgpt_core.imputation_metrics import Imputation
 from scgpt_core.keys import BATCH, EMBEDDING, IMPUTED, LABEL, LABEL_SHARE
 from scgpt_core.label_metrics import Labels
 from scgpt_core.metrics import Cells
+from scgpt_core.perturbation import metrics as perturbation_metrics
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -28,12 +29,14 @@ MAIN: Final[Mapping[str, tuple[str, ...]]] = {
     "integration": ("avg_bio", "avg_batch", "overall", "scib_overall"),
     "annotation": ("macro_f1", "accuracy", "selective_accuracy", "calibration"),
     "multiomics": ("avg_bio", "avg_batch", "pearson", "spearman"),
+    "perturbation": ("pearson_delta", "discrimination", "mse_explained", "energy_explained"),
 }
 """Metrics of the main table, by task."""
 RANKED_BY: Final = {
     "integration": "overall",
     "annotation": "macro_f1",
     "multiomics": "pearson",
+    "perturbation": "pearson_delta",
 }
 """The metric that methods are ranked by, by task."""
 AT: Final = "_at_"
@@ -289,6 +292,8 @@ def define_metrics() -> pd.DataFrame:
             ("multiomics", METRICS),
             ("multiomics", MEANS),
             ("multiomics", IMPUTATION_METRICS),
+            ("perturbation", perturbation_metrics.METRICS),
+            ("perturbation", perturbation_metrics.SUMMARIES),
         )
         for name, metric in table.items()
     ]

@@ -82,6 +82,7 @@ def test_every_definition_is_a_sentence() -> None:
     assert by_task["annotation"] == [*scores.LABEL_METRICS]
     assert by_task["multiomics"] == [*METRICS, *MEANS, *scores.IMPUTATION_METRICS]
     groups = {"bio", "batch", "mean", "right", "sure", "novel", "imputed"}
+    groups |= {"change", "error", "references", "reverse"}
     assert set(definitions["group"]) == groups
     assert definitions["definition"].str.fullmatch(r"[^\n]{20,}\.").all()
 

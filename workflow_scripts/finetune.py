@@ -2,31 +2,31 @@
 
 import argparse
 import os
-from pathlib import Path
 
-from scgpt_core.config import AnnotationSettings, IntegrationSettings, MultiomicsSettings
+from scgpt_core import config
+from scgpt_core.perturbation import finetuning as perturbation
 from scgpt_core.runs import start_logging
-from scgpt_core.tasks.annotation import annotate_dataset
-from scgpt_core.tasks.integration import integrate_dataset
-from scgpt_core.tasks.multiomics import integrate_modalities
+from scgpt_core.tasks import annotation, integration, multiomics
 
 TASKS = {
-    "integration": (integrate_dataset, IntegrationSettings),
-    "annotation": (annotate_dataset, AnnotationSettings),
-    "multiomics": (integrate_modalities, MultiomicsSettings),
+    "integration": (integration.integrate_dataset, config.IntegrationSettings),
+    "annotation": (annotation.annotate_dataset, config.AnnotationSettings),
+    "multiomics": (multiomics.integrate_modalities, config.MultiomicsSettings),
+    "perturbation": (perturbation.perturb_dataset, config.PerturbationSettings),
 }
-PATHS = ("dataset", "model_folder", "output_folder", "state_folder", "log_file")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("task", choices=TASKS)
-    for name in PATHS:
-        parser.add_argument(name, type=Path)
+    for name in ("dataset", "model_folder", "output_folder", "state_folder", "log_file"):
+        parser.add_argument(name)
+    for name in ("--split", "--gene-sets"):  # perturbation
+        parser.add_argument(name)
     parser.add_argument("--settings", required=True, help="config's section of the task, as JSON")
     parser.add_argument("--init", required=True, choices=["pretrained", "random"])
     parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--threads", type=int, required=True, help="CPU threads of the machine")
+    parser.add_argument("--threads", type=int, required=True, help="of the machine's CPU")
     parser.add_argument("--query", nargs="+", help="batches to label or impute")
     options = {name: x for name, x in vars(parser.parse_args()).items() if x is not None}
     log_file = options.pop("log_file")

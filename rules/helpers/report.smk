@@ -6,6 +6,7 @@ PAGES = {
     "integration": "Integration",
     "annotation": "Annotation",
     "multiomics": "Several modalities",
+    "perturbation": "Perturbation",
     "mapping": "Reference mapping",
     "generation": "Generation",
     "networks": "Gene networks",
@@ -26,6 +27,10 @@ if not CFG.benchmark.annotation:
 
 if not CFG.benchmark.multiomics:
     del PAGES["multiomics"]
+
+
+if not CFG.benchmark.perturbation:
+    del PAGES["perturbation"]
 
 
 if not CFG.index.queries:
@@ -79,6 +84,20 @@ def get_page_artefacts(wildcards):
             ),
             "prepared": expand(
                 "results/datasets/{dataset}.h5ad", dataset=CFG.benchmark.multiomics
+            ),
+            "overlap": overlap,
+        },
+        "perturbation": {
+            "scores": "results/benchmark/scores.parquet",
+            "runs": expand(
+                "results/tasks/perturbation/{dataset}/{method}/{seed}/run.json",
+                dataset=CFG.benchmark.perturbation,
+                method=[
+                    name
+                    for name in get_benchmarked("perturbation")
+                    if TABLES.methods[name].rule != "score"
+                ],
+                seed=CFG.benchmark.seeds,
             ),
             "overlap": overlap,
         },

@@ -27,6 +27,7 @@ def get_tested_datasets():
         *CFG.benchmark.integration,
         *CFG.benchmark.annotation,
         *CFG.benchmark.multiomics,
+        *CFG.benchmark.perturbation,
         *CFG.index.queries,
         *CFG.generation.datasets,
         *CFG.networks.datasets,

@@ -50,6 +50,9 @@ class ScGPT(nn.Module, HubModel):
         self.condition_embedding = _condition_embedding(config)
         self.batch_embedding = _batch_embedding(config)
         self.modality_embedding = _modality_embedding(config)
+        self.target_context = (
+            nn.Linear(width, width, bias=False) if config.perturbation_context else None
+        )
         self.domain_norm = _domain_norm(config)
         self.batch_norm = _batch_norm(config)
         self.layers = nn.ModuleList(
@@ -184,7 +187,9 @@ class ScGPT(nn.Module, HubModel):
     ) -> Output:
         """Add the predictions of the heads that are asked for."""
         cell_BD = output.cell_BD
-        context_BLD, context_BD = self._context(batch) if asked & {"gep", "gepc"} else (None, None)
+        context_BLD, context_BD = None, None
+        if asked & {"gep", "gepc"}:
+            context_BLD, context_BD = self._context(batch, gene_BLD)
         if self.gep_head is not None and "gep" in asked:
             assert output.token_BLD is not None, "all tokens are encoded where GEP is asked for"
             gep = self.gep_head(_beside(output.token_BLD, context_BLD), batch.values_BL)
@@ -200,7 +205,7 @@ class ScGPT(nn.Module, HubModel):
             output = output._replace(batch_BK=self.batch_head(reverse_gradient(cell_BD)))
         return output
 
-    def _context(self, batch: Batch) -> tuple[Tensor | None, Tensor | None]:
+    def _context(self, batch: Batch, gene_BLD: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Embed what is known of tokens (B1D or BLD) and cells (BD) beside their expression."""
         context_BLD, context_BD = None, None
         if self.batch_embedding is not None:
@@ -211,6 +216,11 @@ class ScGPT(nn.Module, HubModel):
             modality_BD = self._pool(modality_BLD, batch)
             context_BLD = modality_BLD if context_BLD is None else context_BLD + modality_BLD
             context_BD = modality_BD if context_BD is None else context_BD + modality_BD
+        if self.target_context is not None:
+            is_target_BL1 = (_given(batch.perturbed_BL, "perturbed_BL") == 1)[..., None]
+            target_BD = self.target_context(torch.where(is_target_BL1, gene_BLD, 0.0).sum(1))
+            affinity_BLD = target_BD[:, None] * gene_BLD
+            context_BLD = affinity_BLD if context_BLD is None else context_BLD + affinity_BLD
         return context_BLD, context_BD
 
 
@@ -272,7 +282,8 @@ def _batch_norm(config: ModelConfig) -> DomainNorm | None:
 
 def _context_width(config: ModelConfig) -> int:
     """Width of a token or cell with its context beside it."""
-    return config.width * (2 if config.batch_labels or config.n_modalities else 1)
+    has_context = config.batch_labels or config.n_modalities or config.perturbation_context
+    return config.width * (2 if has_context else 1)
 
 
 def _gep_head(config: ModelConfig) -> GEPHead | AffineGEPHead | None:

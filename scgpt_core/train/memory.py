@@ -85,4 +85,5 @@ def _longest_batch(n_cells: int, config: ModelConfig) -> Batch:
         batch_B=torch.zeros(n_cells, dtype=torch.int64),
         label_B=torch.zeros(n_cells, dtype=torch.int64),
         modality_BL=torch.zeros(shape, dtype=torch.int64),
+        perturbed_BL=torch.zeros(shape, dtype=torch.int64),
     )

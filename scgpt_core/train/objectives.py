@@ -209,6 +209,25 @@ class Multiomics:
 
 
 @dataclass(frozen=True)
+class Perturbation:
+    """Fine-tuning for perturbation prediction: GEP of what a control cell is to become."""
+
+    def sizes(self, batch: Batch) -> dict[str, float]:
+        """Genes that are scored."""
+        return {"gep": float(_present(batch.hidden_BL).sum())}
+
+    def passes(self, progress: float) -> int:
+        """One."""
+        return 1
+
+    def __call__(self, model: nn.Module, batch: Batch, progress: float) -> dict[str, Tensor]:
+        """Term `gep`."""
+        output: Output = model(batch, heads={"gep"})
+        target_BL, hidden_BL = _present(batch.target_BL), _present(batch.hidden_BL)
+        return {"gep": masked_mse(_present(output.gep_BL), target_BL, hidden_BL)}
+
+
+@dataclass(frozen=True)
 class Classification:
     """Fine-tuning for annotation: CLS cross entropy over the cells that have a label.
 

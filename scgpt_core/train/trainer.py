@@ -12,9 +12,9 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -22,7 +22,6 @@ from torch import Tensor
 from scgpt_core import slurm
 from scgpt_core.batch import Batch
 from scgpt_core.config import TrainerSettings
-from scgpt_core.data.loader import ShardLoader
 from scgpt_core.device import autocast, resolve_precision
 from scgpt_core.model import ScGPT
 from scgpt_core.runs import digest
@@ -36,6 +35,24 @@ from scgpt_core.train.state import Checkpoints
 
 Evaluate = Callable[[ScGPT], Mapping[str, Mapping[str, float]]]
 """Metrics by split and name, of a model in evaluation mode; called in every process."""
+
+
+class Loader(Protocol):
+    """What the trainer needs of a loader: a `ShardLoader`, or one of a task's own."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of a pass over the cells."""
+
+    def __iter__(self) -> Iterator[tuple[Batch, ...]]:
+        """Yield this process's micro-batches of step after step, without end."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state after the step that was handed out last."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on behind it."""
+
 
 _COURSE = {
     "batch_cells", "learning_rate", "weight_decay", "warmup_steps", "schedule", "decay",
@@ -91,7 +108,7 @@ class Trainer:
         self,
         model: ScGPT,
         objective: Objective,
-        loader: ShardLoader,
+        loader: Loader,
         settings: TrainerSettings,
         *,
         world: World,

@@ -42,6 +42,7 @@ def test_the_whole_graph_runs(smoke_run: Path) -> None:
         "integration": {"hvg_pca", "scgpt_zero_shot", "scgpt_finetuned"},
         "annotation": {"knn_pca", "scgpt_annotation"},
         "multiomics": {"rna_pca", "scgpt_multiomics"},
+        "perturbation": {"technical_duplicate", "train_mean", "scgpt_perturbation"},
     }
     # Each type of the smoke cells is in every batch: none is isolated. Four genes of S are there.
     integration = scores[scores["task"] == "integration"]
@@ -53,6 +54,7 @@ def test_the_whole_graph_runs(smoke_run: Path) -> None:
         "integration",
         "annotation",
         "multiomics",
+        "perturbation",
         "mapping",
         "generation",
         "networks",

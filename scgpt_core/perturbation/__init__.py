@@ -1,0 +1,1 @@
+"""Perturbation prediction: data, splits, model, simple baselines, metrics, and the reverse."""

@@ -1,0 +1,181 @@
+"""Who is learned from and who is predicted: folds of conditions or of groups, kept with the data.
+
+Shapes: N cells.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scgpt_core.config import PerturbationSplitSettings
+from scgpt_core.perturbation.data import LEAST_CELLS, Perturbations, genes_of
+from scgpt_core.runs import read_json, write_json
+
+_FORMAT: Final = "scgpt-perturbation-split-1"
+
+
+class Fold(NamedTuple):
+    """One fit: conditions to learn from, to stop early by, and to predict."""
+
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    test: tuple[str, ...]
+    seen: tuple[str, ...]
+    """Of each test condition, how many of its genes are in training, as "1 of 2"."""
+    column: str | None = None
+    """Where groups of cells are held out: "batch" or "cell_type"."""
+    group: str | None = None
+    """The group that is held out; the test conditions are predicted for its cells."""
+
+    def cells(self, data: Perturbations, conditions: Sequence[str]) -> NDArray[np.bool_]:
+        """Perturbed cells of these conditions outside the held-out group: bool (N,)."""
+        chosen_N = np.isin(data.condition_N, list(conditions))
+        return np.asarray(chosen_N & ~self._held_out(data))
+
+    def truth(self, data: Perturbations, condition: str) -> NDArray[np.bool_]:
+        """Cells that a test condition is predicted for: bool (N,)."""
+        true_N = data.condition_N == condition
+        return np.asarray(true_N if self.group is None else true_N & self._held_out(data))
+
+    def _held_out(self, data: Perturbations) -> NDArray[np.bool_]:
+        if self.column is None:
+            return np.zeros(len(data.condition_N), np.bool_)
+        column_N = data.batch_N if self.column == "batch" else data.cell_type_N
+        return np.asarray(column_N == self.group)
+
+
+class Split(NamedTuple):
+    """All folds of a data set, and the digest of the file that they are of."""
+
+    dataset_sha256: str
+    seed: int
+    folds: tuple[Fold, ...]
+
+    def save(self, path: str | Path) -> None:
+        """Write as JSON, whole or not at all."""
+        folds = [fold._asdict() for fold in self.folds]
+        described = {"format": _FORMAT, "dataset_sha256": self.dataset_sha256, "seed": self.seed}
+        write_json(path, {**described, "folds": folds})
+
+    @classmethod
+    def load(cls, path: str | Path, *, dataset_sha256: str) -> Self:
+        """Read the split of this data set.
+
+        Raises
+        ------
+        ValueError
+            Where the file is no split, or that of other data.
+        """
+        content = read_json(path)
+        if content.get("format") != _FORMAT:
+            message = f"{path} has the format {content.get('format')!r}, not {_FORMAT!r}"
+            raise ValueError(message)
+        if content["dataset_sha256"] != dataset_sha256:
+            message = (
+                f"{path} splits data of SHA-256 {content['dataset_sha256'][:12]}, and these are "
+                f"{dataset_sha256[:12]}: make the split anew"
+            )
+            raise ValueError(message)
+        return cls(dataset_sha256, content["seed"], tuple(map(_read_fold, content["folds"])))
+
+
+def _read_fold(content: dict[str, Any]) -> Fold:
+    named = {name: tuple(content[name]) for name in ("train", "validation", "test", "seen")}
+    return Fold(**named, column=content["column"], group=content["group"])
+
+
+def make_split(
+    data: Perturbations, settings: PerturbationSplitSettings, *, dataset_sha256: str, seed: int
+) -> Split:
+    """Deal perturbed genes, or groups of cells, into folds.
+
+    By gene, each perturbed gene is unseen in one fold: its own perturbation, and its combinations
+    with seen and unseen genes, are predicted there. Combinations of two seen genes are dealt as
+    well. By batch or cell type, all conditions are predicted for a group whose perturbed cells are
+    left out of training; its control cells are given.
+
+    Raises
+    ------
+    ValueError
+        Where there are too few genes or groups.
+    """
+    rng = np.random.default_rng(seed)
+    if settings.by == "gene":
+        folds = _by_gene(data, settings, rng)
+    else:
+        folds = _by_group(data, settings, rng)
+    return Split(dataset_sha256, seed, tuple(folds))
+
+
+def _by_gene(
+    data: Perturbations, settings: PerturbationSplitSettings, rng: np.random.Generator
+) -> list[Fold]:
+    genes = sorted({gene for name in data.conditions for gene in genes_of(name)})
+    if len(genes) < 2 * settings.n_folds:
+        message = (
+            f"{len(genes)} perturbed genes do not fill {settings.n_folds} folds of two: lower "
+            "perturbation.split.n_folds"
+        )
+        raise ValueError(message)
+    focus = {gene for names in settings.focus.values() for gene in names}
+    drawn = rng.permutation(genes).tolist()
+    dealt = sorted(drawn, key=lambda gene: gene not in focus)  # stable: these go apart first
+    fold_of = {gene: i % settings.n_folds for i, gene in enumerate(dealt)}
+    pairs = [name for name in data.conditions if len(genes_of(name)) > 1]
+    fold_of |= {name: i % settings.n_folds for i, name in enumerate(rng.permutation(pairs))}
+    return [_unseen(data, fold_of, number, settings, rng) for number in range(settings.n_folds)]
+
+
+def _unseen(
+    data: Perturbations,
+    fold_of: dict[str, int],
+    number: int,
+    settings: PerturbationSplitSettings,
+    rng: np.random.Generator,
+) -> Fold:
+    """Fold in which the genes that were dealt to it are unseen."""
+    n_seen = {c: sum(fold_of[g] != number for g in genes_of(c)) for c in data.conditions}
+    test = [
+        c
+        for c in data.conditions
+        if n_seen[c] < len(genes_of(c)) or (len(genes_of(c)) > 1 and fold_of[c] == number)
+    ]
+    train, validation = _set_aside(set(data.conditions) - set(test), settings, rng)
+    seen = tuple(f"{n_seen[c]} of {len(genes_of(c))}" for c in test)
+    return Fold(train, validation, tuple(test), seen)
+
+
+def _by_group(
+    data: Perturbations, settings: PerturbationSplitSettings, rng: np.random.Generator
+) -> list[Fold]:
+    column_N = data.batch_N if settings.by == "batch" else data.cell_type_N
+    groups = sorted(set(column_N.tolist()))
+    if len(groups) < 2:
+        message = f"all cells have the {settings.by} {groups[0]!r}: there is none to hold out"
+        raise ValueError(message)
+    folds = []
+    for group in groups:
+        count = Counter(data.condition_N[column_N == group].tolist())
+        inside = {name for name, n_cells in count.items() if n_cells >= LEAST_CELLS}
+        outside = set(data.condition_N[column_N != group].tolist())
+        test = tuple(c for c in data.conditions if c in inside)
+        train, validation = _set_aside(outside & set(data.conditions), settings, rng)
+        learned = {gene for name in train for gene in genes_of(name)}
+        seen = tuple(
+            f"{sum(g in learned for g in genes_of(c))} of {len(genes_of(c))}" for c in test
+        )
+        folds.append(Fold(train, validation, test, seen, settings.by, group))
+    return folds
+
+
+def _set_aside(
+    conditions: set[str], settings: PerturbationSplitSettings, rng: np.random.Generator
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Draw conditions for the early stop; the others are learned from."""
+    drawn = rng.permutation(sorted(conditions)).tolist()
+    n = min(int(np.ceil(settings.validation_share * len(drawn))), len(drawn) - 1)
+    return tuple(sorted(drawn[n:])), tuple(sorted(drawn[:n]))

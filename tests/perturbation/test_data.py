@@ -1,0 +1,88 @@
+"""Screens are read in the spellings of GEARS and of scPerturb, checked, and halved."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from screen import make_screen
+
+from scgpt_core.perturbation.data import CONTROL, read_conditions, read_perturbations
+
+
+def test_conditions_of_gears() -> None:
+    obs = pd.DataFrame({"condition": ["ctrl", "KLF1+ctrl", "ctrl+KLF1", "KLF1+CEBPE"]})
+    assert read_conditions(obs).tolist() == ["ctrl", "KLF1+ctrl", "KLF1+ctrl", "CEBPE+KLF1"]
+
+
+def test_conditions_of_scperturb_are_split_where_nperts_says_so() -> None:
+    names = ["control", "KLF1", "KLF1_CEBPE", "RP11_5"]
+    obs = pd.DataFrame({"perturbation": names, "nperts": ["0", "1", "2", "1"]})
+    assert read_conditions(obs).tolist() == ["ctrl", "KLF1+ctrl", "CEBPE+KLF1", "RP11_5+ctrl"]
+
+
+@pytest.mark.parametrize(
+    ("obs", "said"),
+    [
+        ({"guide": ["a"]}, "no column 'condition'.*guide"),
+        ({"condition": ["ctrl", None]}, "1 cells have no condition"),
+        ({"perturbation": ["A_B_C"], "nperts": [2]}, "'A_B_C' has 3 names, but nperts is 2"),
+        ({"condition": ["A+ctrl"] * 2, "dose_val": ["1", "2"]}, r"A\+ctrl has the doses 1, 2"),
+    ],
+)
+def test_what_is_wrong_with_conditions_is_said(obs: dict[str, list[object]], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        read_conditions(pd.DataFrame(obs))
+
+
+def test_a_batch_without_controls_stops_the_run() -> None:
+    screen = make_screen()
+    is_control = screen.obs["condition"] == "ctrl"
+    screen = screen[~(is_control & (screen.obs["batch"] == "rep_1"))]
+    with pytest.raises(ValueError, match=r"fewer than 4 control cells \(rep_1 / THP-1"):
+        read_perturbations(screen)
+
+
+def test_perturbed_genes_are_found_where_they_are_measured() -> None:
+    data = read_perturbations(make_screen())
+    assert data.column_of == {"STAT1": data.genes.index("STAT1")}
+
+
+def test_old_names_lead_to_the_measured_gene() -> None:
+    screen = make_screen(["ctrl", "MARCH8+ctrl", "CUL3+ctrl"])
+    screen.var_names = ["MARCHF8", *screen.var_names[1:]]
+    assert read_perturbations(screen).column_of == {"MARCH8": 0}
+
+
+def test_halves_and_controls_are_apart_and_equal_in_any_order() -> None:
+    screen = make_screen()
+    data = read_perturbations(screen)
+    order = np.random.default_rng(1).permutation(screen.n_obs)
+    turned = read_perturbations(screen[order])
+    np.testing.assert_array_equal(turned.half, data.half[order])
+    np.testing.assert_array_equal(turned.is_input, data.is_input[order])
+    assert not (data.is_input & (data.half >= 0)).any()
+    sizes = pd.crosstab([data.condition_N, data.batch_N], data.half)
+    assert (sizes.loc[CONTROL] == [30, 15, 15]).all(axis=None)
+    assert (sizes.drop(CONTROL)[[0, 1]] == 15).all(axis=None)
+
+
+def test_shifts_compare_cells_with_controls_of_their_batch() -> None:
+    data = read_perturbations(make_screen())
+    in_one_batch = data.batch_N == "rep_1"
+    changed = data.shifts(
+        ["CUL3+ctrl"], cells_N=in_one_batch & ~data.is_control, controls_N=data.is_control
+    )[0]
+    dense = data.log_NG.toarray()
+    expected = dense[in_one_batch & (data.condition_N == "CUL3+ctrl")].mean(0)
+    expected -= dense[in_one_batch & data.is_control].mean(0)
+    np.testing.assert_allclose(changed, expected, atol=1e-6)
+    fallen = {data.genes[i] for i in np.argsort(changed)[:2]}
+    assert fallen == {"NKG7", "GNLY"}
+
+
+def test_predictions_start_from_controls_of_the_batches_in_question() -> None:
+    data = read_perturbations(make_screen())
+    cells = (data.condition_N == "JAK2+ctrl") & (data.batch_N == "rep_0")
+    rows = data.match_controls(cells, 50)
+    assert len(rows) == 50
+    assert set(data.batch_N[rows]) == {"rep_0"}
+    assert data.is_input[rows].all()

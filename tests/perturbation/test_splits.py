@@ -1,0 +1,83 @@
+"""Unseen genes, unseen combinations and held-out batches; and a split belongs to its data."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from screen import make_screen
+
+from scgpt_core.config import PerturbationSplitSettings
+from scgpt_core.perturbation.data import genes_of, read_perturbations
+from scgpt_core.perturbation.splits import Split, make_split
+
+FOCUS = {"receptors": ("IFNGR1", "IFNGR2", "JAK2")}
+
+
+def test_each_gene_is_unseen_once_and_the_focus_goes_apart() -> None:
+    data = read_perturbations(make_screen())
+    settings = PerturbationSplitSettings(n_folds=3, validation_share=0.2, focus=FOCUS)
+    split = make_split(data, settings, dataset_sha256="a" * 64, seed=3)
+    tested = [name for fold in split.folds for name in fold.test]
+    assert sorted(tested) == list(data.conditions)
+    for fold in split.folds:
+        assert len(set(FOCUS["receptors"]) & {genes_of(name)[0] for name in fold.test}) == 1
+        parts = (fold.train, fold.validation, fold.test)
+        assert sorted(name for part in parts for name in part) == list(data.conditions)
+        assert len(fold.validation) == 1
+
+
+def test_combinations_count_the_genes_that_were_seen() -> None:
+    pairs = ["IFNGR1+SMAD4", "JAK2+SMAD4", "CUL3+STAT1", "IFNGR1+IFNGR2"]
+    singles = [f"{g}+ctrl" for g in ("IFNGR1", "IFNGR2", "JAK2", "STAT1", "SMAD4", "CUL3")]
+    data = read_perturbations(make_screen(["ctrl", *singles, *pairs], n_cells=20))
+    settings = PerturbationSplitSettings(n_folds=2, validation_share=0)
+    kinds = set()
+    for fold in make_split(data, settings, dataset_sha256="a" * 64, seed=0).folds:
+        learned = {gene for name in fold.train for gene in genes_of(name)}
+        for name, seen in zip(fold.test, fold.seen, strict=True):
+            n_seen = sum(gene in learned for gene in genes_of(name))
+            assert seen == f"{n_seen} of {len(genes_of(name))}"
+        kinds |= set(fold.seen)
+    assert {"0 of 1", "0 of 2", "1 of 2", "2 of 2"} >= kinds > {"0 of 1", "1 of 2"}
+
+
+def test_a_held_out_batch_gives_no_perturbed_cell_to_training() -> None:
+    data = read_perturbations(make_screen())
+    settings = PerturbationSplitSettings(by="batch", validation_share=0)
+    first, second = make_split(data, settings, dataset_sha256="a" * 64, seed=0).folds
+    assert (first.group, second.group) == ("rep_0", "rep_1")
+    assert first.test == data.conditions
+    assert set(data.batch_N[first.cells(data, first.train)]) == {"rep_1"}
+    assert set(data.batch_N[first.truth(data, "JAK2+ctrl")]) == {"rep_0"}
+
+
+def test_a_split_is_of_its_data_alone(tmp_path: Path) -> None:
+    data = read_perturbations(make_screen())
+    settings = PerturbationSplitSettings(n_folds=2)
+    split = make_split(data, settings, dataset_sha256="a" * 64, seed=0)
+    split.save(tmp_path / "split.json")
+    assert Split.load(tmp_path / "split.json", dataset_sha256="a" * 64) == split
+    with pytest.raises(ValueError, match="make the split anew"):
+        Split.load(tmp_path / "split.json", dataset_sha256="b" * 64)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [({"n_folds": 4}, "6 perturbed genes do not fill 4 folds"), ({"by": "cell_type"}, "THP-1")],
+)
+def test_too_little_to_split(settings: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        make_split(
+            read_perturbations(make_screen()),
+            PerturbationSplitSettings.model_validate(settings),
+            dataset_sha256="a" * 64,
+            seed=0,
+        )
+
+
+def test_seeds_deal_genes_differently() -> None:
+    data = read_perturbations(make_screen())
+    settings = PerturbationSplitSettings(n_folds=2)
+    splits = [make_split(data, settings, dataset_sha256="a", seed=seed) for seed in range(8)]
+    assert len({split.folds[0].test for split in splits}) > 1
+    assert np.all([len(split.folds[0].test) == 3 for split in splits])
