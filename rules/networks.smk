@@ -16,6 +16,8 @@ rule find_programs:
         "results/benchmarks/networks/find_programs_{dataset}.tsv"
     wildcard_constraints:
         dataset=get_names(CFG.networks.datasets),
+    group:
+        get_group("networks", CFG.networks.device)
     conda:
         "../envs/pipeline.yaml"
     threads: 4
@@ -46,6 +48,8 @@ rule prepare_network:
         "results/benchmarks/networks/prepare_network_{dataset}.tsv"
     wildcard_constraints:
         dataset=get_names(CFG.networks.datasets),
+    group:
+        get_group("networks", CFG.networks.device)
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -78,6 +82,8 @@ rule attend_genes:
     wildcard_constraints:
         dataset=get_names(CFG.networks.datasets),
         network=get_names(ATTENTION),
+    group:
+        get_group("networks", CFG.networks.device)
     conda:
         "../envs/pipeline.yaml"
     threads: 8
@@ -109,6 +115,8 @@ rule knock_out_genes:
         "results/benchmarks/networks/knock_out_genes_{dataset}.tsv"
     wildcard_constraints:
         dataset=get_names(CFG.networks.datasets),
+    group:
+        get_group("networks", CFG.networks.device)
     conda:
         "../envs/pipeline.yaml"
     threads: 8
@@ -137,6 +145,8 @@ rule correlate_genes:
         "results/benchmarks/networks/correlate_genes_{dataset}.tsv"
     wildcard_constraints:
         dataset=get_names(CFG.networks.datasets),
+    group:
+        get_group("networks", CFG.networks.device)
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -171,6 +181,8 @@ rule validate_network:
         "results/benchmarks/networks/validate_network_{dataset}.tsv"
     wildcard_constraints:
         dataset=get_names(CFG.networks.datasets),
+    group:
+        get_group("networks", CFG.networks.device)
     conda:
         "../envs/pipeline.yaml"
     threads: 1
