@@ -89,7 +89,7 @@ rule score_perturbations:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=get_mem_mb(3000),
+        mem_mb=get_mem_mb(2000),
         runtime=get_runtime(60),
     params:
         focus=CFG.perturbation.split.model_dump(mode="json")["focus"],

@@ -44,7 +44,7 @@ rule shift:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=get_mem_mb(3000),
+        mem_mb=get_mem_mb(2000),
         runtime=get_runtime(60),
     params:
         method="{method}",
