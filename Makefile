@@ -11,6 +11,8 @@ READY := $(VENV)/.ready
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) --rerun-incomplete
 # A process of tests for each core, of one thread.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(CORES)
+# Packages that `make docs` installs beside the lock.
+DOCS_TOOLS := $(shell sed -n 's/==.*//p' envs/docs.txt)
 
 help:  ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -58,7 +60,7 @@ pictures: $(READY)  ## take the README's pictures out of the report of `make dem
 	$(BIN)/python docs/take_pictures.py results/report/integration.ipynb docs
 
 lock: $(READY)  ## write envs/lock.txt and envs/pipeline.yaml anew from what is installed
-	(sed -n '/^#/p' envs/lock.txt; $(BIN)/python -m pip freeze --all --exclude-editable --exclude pip | sed 's/+.*//') > envs/lock.new
+	(sed -n '/^#/p' envs/lock.txt; $(BIN)/python -m pip freeze --all --exclude-editable --exclude pip $(DOCS_TOOLS:%=--exclude %) | sed 's/+.*//') > envs/lock.new
 	mv envs/lock.new envs/lock.txt
 	(sed '/- pip:$$/q' envs/pipeline.yaml; sed -n '/==/s/^/      - /p' envs/lock.txt) > envs/pipeline.new
 	mv envs/pipeline.new envs/pipeline.yaml
