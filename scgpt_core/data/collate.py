@@ -9,6 +9,7 @@ Shapes: B cells in a batch, L tokens (the first is ``<cls>``), G genes.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -188,8 +189,9 @@ def _allocate(shape: tuple[int, ...], *dtypes: Any) -> list[NDArray[Any]]:
     system: of smaller pieces each batch would fetch its memory anew, page by page.
     """
     sizes = [math.prod(shape) * np.dtype(dtype).itemsize for dtype in dtypes]
-    parts = np.split(np.empty(sum(sizes), np.uint8), np.cumsum(sizes)[:-1])
-    return [part.view(dtype).reshape(shape) for part, dtype in zip(parts, dtypes, strict=True)]
+    memory = np.empty(sum(sizes), np.uint8)
+    offsets = accumulate(sizes[:-1], initial=0)
+    return [np.ndarray(shape, dtype, memory, at) for dtype, at in zip(dtypes, offsets, strict=True)]
 
 
 def _on_genes(cells: Cells, rows: NDArray[np.int64], genes: Sequence[int]) -> Cells:
