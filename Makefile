@@ -1,7 +1,7 @@
 # `make demo`, `make test`, `make lint`: each sets up .venv from envs/lock.txt first.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: help demo report test test-fast test-slurm lint format clean clean-venv lock rulegraph pictures
+.PHONY: help demo report test test-fast test-slurm docs lint format clean clean-venv lock rulegraph pictures
 
 PYTHON ?= python3
 CORES ?= 2
@@ -13,6 +13,8 @@ SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) --rerun-incomplete
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(CORES)
 # Packages that `make docs` installs beside the lock.
 DOCS_TOOLS := $(shell sed -n 's/==.*//p' envs/docs.txt)
+# Data sets that its tutorials read.
+TUTORIAL_CELLS := pbmc_smoke pbmc3k bremsc cite_smoke papalexi_smoke kang
 
 help:  ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -52,6 +54,16 @@ format: $(READY)  ## rewrite the code in the house style
 
 bench-%: $(READY)  ## figures of speed into results/bench/: bench-embed, bench-collate, ...
 	$(BIN)/python -m benchmarks.bench_$(subst -,_,$*)
+
+$(VENV)/.docs: $(READY) envs/docs.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --no-input --quiet --no-deps --requirement envs/docs.txt
+	touch $@
+
+docs: $(VENV)/.docs  ## the documentation, its tutorials executed; without network, and without a warning
+	$(SNAKEMAKE) --quiet rules --configfile tests/smoke/config.yaml docs/tutorials.yaml --directory docs/_build/run -- \
+		results/models/smoke/model.safetensors $(TUTORIAL_CELLS:%=results/datasets/%.h5ad)
+	$(BIN)/sphinx-build --fresh-env --fail-on-warning --keep-going --quiet --jobs $(CORES) docs docs/_build/html
+	@echo "The documentation: $(CURDIR)/docs/_build/html/index.html"
 
 rulegraph: $(READY)  ## draw the graph of rules (needs graphviz)
 	$(BIN)/snakemake --rulegraph | dot -Tsvg > docs/rulegraph.svg

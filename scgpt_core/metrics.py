@@ -214,7 +214,7 @@ def cell_cycle(cells: Cells) -> float:
 
 
 def asw_batch(cells: Cells) -> float:
-    """Mean of 1 - |silhouette width| by batch among the cells of a label, then over labels.
+    """1 less the absolute silhouette width by batch: mean among cells of a label, then over labels.
 
     Labels that are in one batch are left out.
     """
