@@ -77,6 +77,16 @@ def pearson_delta(outcome: Outcome) -> float:
     return _correlation(outcome.shift_G, outcome.true_shift)
 
 
+def pearson_delta_others(outcome: Outcome) -> float:
+    """Correlation of predicted and true mean change over all genes but the perturbed ones.
+
+    That a gene which is knocked out falls itself is known to a method that is told so, without
+    having learned what the perturbation does.
+    """
+    changes = (outcome.shift_G, outcome.true_shift)
+    return _correlation(*(np.delete(change_G, outcome.targets) for change_G in changes))
+
+
 def pearson_delta_de(outcome: Outcome) -> float:
     """Correlation of predicted and true mean change over the top 20 differential genes."""
     return _correlation(outcome.shift_G[outcome.de_genes], outcome.true_shift[outcome.de_genes])
@@ -194,6 +204,7 @@ class Summary(NamedTuple):
 
 METRICS: Final[Mapping[str, ConditionMetric]] = {
     "pearson_delta": ConditionMetric("Pearson delta", "change", pearson_delta),
+    "pearson_delta_others": ConditionMetric("P. delta others", "change", pearson_delta_others),
     "pearson_delta_de": ConditionMetric("P. delta DE", "change", pearson_delta_de),
     "direction": ConditionMetric("Direction DE", "change", direction),
     "discrimination": ConditionMetric("Discrimination", "change", discrimination),

@@ -56,6 +56,13 @@ def test_discrimination_does_not_look_at_the_perturbed_gene() -> None:
     assert metrics.discrimination(outcome([0, 1, -2, 0], own=1, targets=(2,))) == 1
 
 
+def test_the_perturbed_gene_can_be_left_out() -> None:
+    lowered = outcome([3, 0, 0, 0], own=0, targets=(0,))
+    assert metrics.pearson_delta(lowered) > 0.5
+    assert metrics.pearson_delta_others(lowered) == 0
+    assert metrics.pearson_delta_others(outcome([-9, -1, 0, 0], targets=(0,))) == pytest.approx(1)
+
+
 @pytest.mark.parametrize("metric", [metrics.energy_distance, metrics.mmd])
 def test_distances_of_distributions(metric: Callable[[Outcome], float]) -> None:
     near = outcome([0, 0, 0, 0])
