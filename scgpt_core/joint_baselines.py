@@ -122,7 +122,11 @@ def concat_harmony(problem: Problem, seed: int) -> Joint:
 
 
 def mofa(problem: Problem, seed: int) -> Joint:
-    """Factors of RNA and all modalities (Argelaguet et al. 2020), and what these give back."""
+    """Factors of RNA and all modalities (Argelaguet et al. 2020); features by kNN on the factors.
+
+    What MOFA itself gives back is linear in the factors: cells that lie far out on a factor along
+    which cells with the feature hardly vary get values far beyond any true one.
+    """
     from mofapy2.run.entry_point import entry_point
 
     rna_NG = log_counts(problem.adata).X.toarray()
@@ -140,13 +144,8 @@ def mofa(problem: Problem, seed: int) -> Joint:
     model.set_train_options(iter=200, convergence_mode="fast", seed=seed, verbose=False, quiet=True)
     model.build()
     model.run()
-    z_ND = np.asarray(model.model.nodes["Z"].getExpectation())
-    weights = model.model.nodes["W"].getExpectation()[1:]
-    # A view is given back centred and scaled: that is a line for each feature.
-    imputed_NF = np.hstack(
-        [_rescale(z_ND @ np.asarray(w).T, v) for w, v in zip(weights, views[1:], strict=True)]
-    )
-    return Joint(np.asarray(z_ND, np.float32), imputed_NF)
+    z_ND = np.asarray(model.model.nodes["Z"].getExpectation(), np.float32)
+    return Joint(z_ND, _impute(problem, z_ND, _nearest))
 
 
 def totalvi(problem: Problem, seed: int) -> Joint:
@@ -216,18 +215,6 @@ def _unit_variance(block_ND: NDArray[Any]) -> FloatArray:
     """Centre a block and scale it to a total variance of one."""
     centred_ND = block_ND - block_ND.mean(axis=0)
     return np.asarray(centred_ND / np.sqrt(centred_ND.var(axis=0).sum()), np.float32)
-
-
-def _rescale(predicted_NF: NDArray[Any], true_NF: FloatArray) -> FloatArray:
-    """Give each column the mean and scale of the values there are, by least squares."""
-    out_NF = np.full(predicted_NF.shape, np.nan, np.float32)
-    for f in range(predicted_NF.shape[1]):
-        use_N = np.isfinite(true_NF[:, f])
-        x_N, y_N = predicted_NF[use_N, f], true_NF[use_N, f]
-        if len(x_N) > 1 and x_N.std() > 0:
-            slope, intercept = np.polyfit(x_N, y_N, 1)
-            out_NF[:, f] = predicted_NF[:, f] * slope + intercept
-    return out_NF
 
 
 JOINT_BASELINES: Final[Mapping[str, JointBaseline]] = {
