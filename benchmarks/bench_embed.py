@@ -27,10 +27,9 @@ from torch.nn import functional as F  # noqa: N812
 from benchmarks.harness import RUNS, measure, report
 from scgpt_core.checkpoint import Checkpoint
 from scgpt_core.config import ModelConfig
-from scgpt_core.data.cells import Cells, cells_from_csr
+from scgpt_core.data.cells import Cells, read_cells
 from scgpt_core.data.collate import tokenize
 from scgpt_core.data.genes import match_var
-from scgpt_core.data.identity import cell_identity
 from scgpt_core.data.vocab import Vocabulary
 from scgpt_core.device import EmbedPrecision, multiplies_bfloat16
 from scgpt_core.model import ScGPT
@@ -180,14 +179,7 @@ class Bench:
         vocab = Vocabulary.load(RESOURCES / "genesets" / "scgpt_census_vocab.json")
         self.ckpt, self.baseline = build(vocab)
         self.adata = draw_cells(names, N_CELLS)
-        counts = self.adata.X.tocsr()
-        self.cells = cells_from_csr(
-            counts.indptr,
-            counts.indices,
-            counts.data,
-            token_ids=match_var(self.adata.var, vocab).ids,
-            cell_ids=cell_identity(self.adata.obs_names),
-        )
+        self.cells = read_cells(self.adata, match_var(self.adata.var, vocab).ids)
         self.lengths_N = np.minimum(np.diff(self.cells.indptr) + 1, MAX_TOKENS)
         firsts = range(0, N_CELLS, BATCH_CELLS)
         self.mini_batches = [range(first, first + BATCH_CELLS) for first in firsts]

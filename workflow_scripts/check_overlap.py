@@ -5,9 +5,8 @@ from pathlib import Path
 
 import anndata as ad
 
-from scgpt_core.data.cells import cells_from_csr
+from scgpt_core.data.cells import read_cells
 from scgpt_core.data.genes import match_var
-from scgpt_core.data.identity import cell_identity
 from scgpt_core.data.overlap import find_overlap
 from scgpt_core.data.shards import open_corpus
 from scgpt_core.runs import start_logging, write_json
@@ -18,9 +17,7 @@ def main(manifest: str, datasets: Sequence[str], output: str) -> None:
     found = {}
     for path in datasets:
         adata = ad.read_h5ad(path)
-        X, ids = adata.X.tocsr(), match_var(adata.var, corpus.vocab).ids
-        names = cell_identity(adata.obs_names)
-        cells = cells_from_csr(X.indptr, X.indices, X.data, token_ids=ids, cell_ids=names)
+        cells = read_cells(adata, match_var(adata.var, corpus.vocab).ids)
         overlap = find_overlap(corpus, cells)
         found[Path(path).stem] = {
             "cells": adata.n_obs,

@@ -1,11 +1,15 @@
 """Cells in CSR form, by token id: what every source of cells gives and what is tokenized."""
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from scgpt_core.data import kernels
+from scgpt_core.data.identity import cell_identity
+
+if TYPE_CHECKING:
+    import anndata as ad
 
 
 class Cells(NamedTuple):
@@ -19,6 +23,26 @@ class Cells(NamedTuple):
     """(nnz,), raw counts."""
     cell_ids: NDArray[np.int64]
     """(B,), ``soma_joinid`` or `cell_identity` of the names."""
+
+
+def read_cells(adata: "ad.AnnData", token_ids: ArrayLike) -> Cells:
+    """Cells of a data set by token id, known by their names.
+
+    Parameters
+    ----------
+    adata
+        Raw counts in X, a sparse matrix (B, G).
+    token_ids
+        (G,), as in `cells_from_csr`.
+    """
+    counts_BG = adata.X.tocsr()
+    return cells_from_csr(
+        counts_BG.indptr,
+        counts_BG.indices,
+        counts_BG.data,
+        token_ids=token_ids,
+        cell_ids=cell_identity(adata.obs_names.to_numpy()),
+    )
 
 
 def cells_from_csr(

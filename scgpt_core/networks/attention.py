@@ -15,9 +15,8 @@ from torch import Tensor
 
 from scgpt_core.checkpoint import Checkpoint, load_checkpoint
 from scgpt_core.config import ModelConfig, NetworkSettings
-from scgpt_core.data.cells import Cells, take_cells
+from scgpt_core.data.cells import Cells, read_cells, take_cells
 from scgpt_core.data.collate import TokenSettings
-from scgpt_core.networks.cells import read_cells
 from scgpt_core.networks.edges import tabulate_edges
 from scgpt_core.networks.embeddings import batches
 from scgpt_core.networks.preparation import open_network

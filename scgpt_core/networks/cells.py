@@ -11,7 +11,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scgpt_core.data.binning import draw_keys
-from scgpt_core.data.cells import Cells, cells_from_csr
 from scgpt_core.data.genes import GeneMatch, match_var
 from scgpt_core.data.identity import cell_identity
 from scgpt_core.data.vocab import Vocabulary
@@ -38,24 +37,6 @@ def named_genes(match: GeneMatch, vocab: Vocabulary) -> NDArray[np.bool_]:
     """Mark genes with a token, the first of each symbol: (G,)."""
     symbols = pd.Series([vocab.symbols[token] for token in match.ids])
     return match.matched & ~symbols.where(match.matched).duplicated().to_numpy()
-
-
-def read_cells(adata: ad.AnnData, token_ids: NDArray[np.int32]) -> Cells:
-    """Cells by token id; genes of -1 are left out.
-
-    Parameters
-    ----------
-    token_ids
-        (G,), as `GeneMatch` has them.
-    """
-    counts = adata.X.tocsr()
-    return cells_from_csr(
-        counts.indptr,
-        counts.indices,
-        counts.data,
-        token_ids=token_ids,
-        cell_ids=cell_identity(adata.obs_names.to_numpy()),
-    )
 
 
 def log_expression(adata: ad.AnnData) -> ad.AnnData:

@@ -17,9 +17,8 @@ from scgpt_core.batch import Batch
 from scgpt_core.checkpoint import Checkpoint, load_checkpoint
 from scgpt_core.config import NetworkSettings
 from scgpt_core.data.binning import draw_keys
-from scgpt_core.data.cells import Cells, take_cells
+from scgpt_core.data.cells import Cells, read_cells, take_cells
 from scgpt_core.networks.attention import gene_tokens
-from scgpt_core.networks.cells import read_cells
 from scgpt_core.networks.edges import tabulate_edges
 from scgpt_core.networks.embeddings import BATCH_TOKENS, batches
 from scgpt_core.networks.preparation import open_network

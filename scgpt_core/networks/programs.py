@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from scgpt_core.checkpoint import Checkpoint, load_checkpoint
 from scgpt_core.config import NetworkSettings, ProgramSettings
+from scgpt_core.data.cells import read_cells
 from scgpt_core.keys import LABEL
 from scgpt_core.neighbours import build_graph, cluster_graph, find_neighbours
 from scgpt_core.networks.cells import (
@@ -26,7 +27,6 @@ from scgpt_core.networks.cells import (
     log_expression,
     match_genes_of,
     named_genes,
-    read_cells,
     sample_rows,
 )
 from scgpt_core.networks.embeddings import (

@@ -28,10 +28,9 @@ from scgpt_core.checkpoint import (
     save_checkpoint,
 )
 from scgpt_core.config import AnnotationSettings, ModelConfig
-from scgpt_core.data.cells import Cells, cells_from_csr, take_cells
+from scgpt_core.data.cells import Cells, read_cells, take_cells
 from scgpt_core.data.collate import TokenSettings
 from scgpt_core.data.genes import match_var
-from scgpt_core.data.identity import cell_identity
 from scgpt_core.data.loader import ArraySource
 from scgpt_core.data.qc import check_counts
 from scgpt_core.data.vocab import Vocabulary
@@ -95,18 +94,7 @@ def prepare(
         chosen_G = variable_genes(train, settings.n_genes, among=match.matched)
     token_ids = np.where(chosen_G, match.ids, -1)
     return Prepared(
-        _read_cells(adata, token_ids), tuple(np.sort(token_ids[chosen_G]).tolist()), split
-    )
-
-
-def _read_cells(adata: ad.AnnData, token_ids: NDArray[np.integer[Any]]) -> Cells:
-    counts = adata.X.tocsr()
-    return cells_from_csr(
-        counts.indptr,
-        counts.indices,
-        counts.data,
-        token_ids=token_ids,
-        cell_ids=cell_identity(adata.obs_names.to_numpy()),
+        read_cells(adata, token_ids), tuple(np.sort(token_ids[chosen_G]).tolist()), split
     )
 
 
@@ -376,7 +364,7 @@ def annotate_cells(
     match = match_var(adata.var, ckpt.vocab)
     match.require(settings.min_matched, np.asarray(counts.sum(axis=0)).ravel(), source="adata")
     token_ids = np.where(np.isin(match.ids, training["genes"]), match.ids, -1)
-    cells = _read_cells(ad.AnnData(counts, obs=adata.obs[[]]), token_ids)
+    cells = read_cells(ad.AnnData(counts, obs=adata.obs[[]]), token_ids)
     probability_MC = temper(
         predict(ckpt.model, cells, settings, seed=seed), training["fits"][-1]["temperature"]
     )

@@ -15,14 +15,12 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
 
 from scgpt_core.checkpoint import Checkpoint, load_checkpoint
 from scgpt_core.config import GenerationSettings
 from scgpt_core.data.binning import draw_keys
-from scgpt_core.data.cells import Cells, cells_from_csr, take_cells
+from scgpt_core.data.cells import Cells, read_cells, take_cells
 from scgpt_core.data.genes import match_var
-from scgpt_core.data.identity import cell_identity
 from scgpt_core.keys import LABEL, UNKNOWN
 from scgpt_core.runs import run_record, whole
 from scgpt_core.tasks.generator import Prompt, generate_all, true_bins
@@ -180,17 +178,9 @@ def _labelled_cells(
 ) -> tuple[Cells, NDArray[np.str_]]:
     """Cells that have a type, by token, and their types."""
     adata = adata[adata.obs[LABEL] != UNKNOWN]
-    counts = csr_matrix(adata.X)
     match = match_var(adata.var, ckpt.vocab)
-    match.require(min_matched, np.asarray(counts.sum(axis=0)).ravel(), source="the data set")
-    cells = cells_from_csr(
-        counts.indptr,
-        counts.indices,
-        counts.data,
-        token_ids=match.ids,
-        cell_ids=cell_identity(adata.obs_names.to_numpy()),
-    )
-    return cells, adata.obs[LABEL].to_numpy(dtype=str)
+    match.require(min_matched, np.asarray(adata.X.sum(axis=0)).ravel(), source="the data set")
+    return read_cells(adata, match.ids), adata.obs[LABEL].to_numpy(dtype=str)
 
 
 def _split(

@@ -22,10 +22,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from scgpt_core.checkpoint import Checkpoint, adapt_model, load_checkpoint, save_checkpoint
 from scgpt_core.config import IntegrationSettings, ModelConfig
-from scgpt_core.data.cells import Cells, cells_from_csr, take_cells
+from scgpt_core.data.cells import Cells, read_cells, take_cells
 from scgpt_core.data.collate import TokenSettings
 from scgpt_core.data.genes import match_var
-from scgpt_core.data.identity import cell_identity
 from scgpt_core.data.loader import ArraySource
 from scgpt_core.data.vocab import Vocabulary
 from scgpt_core.device import autocast, resolve_precision
@@ -87,10 +86,7 @@ def prepare(
     match.require(settings.min_matched, np.asarray(adata.X.sum(axis=0)).ravel())
     variable_G = variable_genes(adata, settings.n_genes, among=match.matched)
     token_ids = np.where(variable_G, match.ids, -1)
-    cell_ids = cell_identity(adata.obs_names.to_numpy())
-    cells = cells_from_csr(
-        adata.X.indptr, adata.X.indices, adata.X.data, token_ids=token_ids, cell_ids=cell_ids
-    )
+    cells = read_cells(adata, token_ids)
     batches = adata.obs[BATCH].astype("category").cat
     batch_N = batches.codes.to_numpy().astype(np.int64)
     return Prepared(
@@ -98,7 +94,7 @@ def prepare(
         tuple(np.sort(token_ids[variable_G]).tolist()),
         batch_N,
         tuple(batches.categories),
-        hold_out(cell_ids, batch_N, settings.heldout_share, seed),
+        hold_out(cells.cell_ids, batch_N, settings.heldout_share, seed),
     )
 
 

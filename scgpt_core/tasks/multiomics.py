@@ -23,9 +23,8 @@ from scipy.sparse import csr_matrix, hstack
 
 from scgpt_core.checkpoint import Checkpoint, adapt_model, load_checkpoint, save_checkpoint
 from scgpt_core.config import ModelConfig, MultiomicsSettings
-from scgpt_core.data.cells import Cells, cells_from_csr, take_cells
+from scgpt_core.data.cells import Cells, read_cells, take_cells
 from scgpt_core.data.genes import match_var
-from scgpt_core.data.identity import cell_identity
 from scgpt_core.data.loader import ArraySource
 from scgpt_core.data.multimodal import N_MODALITIES, ModalityTokens
 from scgpt_core.data.vocab import Vocabulary
@@ -109,13 +108,9 @@ def prepare(
     vocab = vocab.extend(visible.features)
     feature_ids = vocab.ids(visible.features)
     counts = csr_matrix(hstack([adata.X, *(m.counts_NF for m in visible.by_name.values())]))
-    cell_ids = cell_identity(adata.obs_names.to_numpy())
-    cells = cells_from_csr(
-        counts.indptr,
-        counts.indices,
-        counts.data,
-        token_ids=np.concatenate([np.where(variable_G, match.ids, -1), feature_ids]),
-        cell_ids=cell_ids,
+    cells = read_cells(
+        ad.AnnData(counts, obs=adata.obs[[]]),
+        np.concatenate([np.where(variable_G, match.ids, -1), feature_ids]),
     )
     rna = np.sort(match.ids[variable_G]).tolist()
     codes = [
@@ -136,7 +131,7 @@ def prepare(
         unmeasured=tuple(tuple(feature_ids[absent_F].tolist()) for absent_F in absent_KF),
         batch_N=batch_N,
         batches=tuple(batches.categories),
-        heldout_N=hold_out(cell_ids, batch_N, settings.heldout_share, seed),
+        heldout_N=hold_out(cells.cell_ids, batch_N, settings.heldout_share, seed),
     )
 
 

@@ -17,9 +17,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from scgpt_core.checkpoint import TRAINING, load_checkpoint
 from scgpt_core.config import IntegrationSettings
-from scgpt_core.data.cells import Cells, cells_from_csr
+from scgpt_core.data.cells import Cells, read_cells
 from scgpt_core.data.genes import match_var
-from scgpt_core.data.identity import cell_identity
 from scgpt_core.data.loader import ArraySource, ShardLoader
 from scgpt_core.data.multimodal import ModalityTokens
 from scgpt_core.data.qc import check_counts
@@ -106,13 +105,7 @@ def _read(
     match = match_var(adata.var, vocab)
     match.require(min_matched, np.asarray(counts.sum(axis=0)).ravel(), source="adata")
     token_ids = np.where(np.isin(match.ids, genes), match.ids, -1)
-    cells = cells_from_csr(
-        counts.indptr,
-        counts.indices,
-        counts.data,
-        token_ids=token_ids,
-        cell_ids=cell_identity(adata.obs_names.to_numpy()),
-    )
+    cells = read_cells(ad.AnnData(counts, obs=adata.obs[[]]), token_ids)
     return cells, set(token_ids[token_ids >= 0].tolist())
 
 

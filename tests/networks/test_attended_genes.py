@@ -12,11 +12,11 @@ from scipy.stats import rankdata
 
 from scgpt_core.checkpoint import Checkpoint
 from scgpt_core.config import AttentionSettings, NetworkSettings
-from scgpt_core.data.cells import Cells, take_cells
+from scgpt_core.data.cells import Cells, read_cells, take_cells
 from scgpt_core.data.collate import to_batch
 from scgpt_core.networks import attention
 from scgpt_core.networks.attention import attend_genes, check_heads, gene_tokens, rank_normalise
-from scgpt_core.networks.cells import match_genes_of, read_cells
+from scgpt_core.networks.cells import match_genes_of
 
 REGULATORS = np.array([1, 4, 7])
 

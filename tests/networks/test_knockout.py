@@ -8,10 +8,10 @@ from conftest import CheckpointMaker
 from torch.nn import functional as F  # noqa: N812
 
 from scgpt_core.config import KnockoutSettings, NetworkSettings
-from scgpt_core.data.cells import take_cells
+from scgpt_core.data.cells import read_cells, take_cells
 from scgpt_core.data.collate import to_batch
 from scgpt_core.networks.attention import gene_tokens
-from scgpt_core.networks.cells import match_genes_of, read_cells
+from scgpt_core.networks.cells import match_genes_of
 from scgpt_core.networks.knockout import knock_out
 
 

@@ -11,9 +11,10 @@ from conftest import CheckpointMaker
 
 from scgpt_core.checkpoint import save_checkpoint
 from scgpt_core.config import NetworkSettings, ProgramSettings
+from scgpt_core.data.cells import read_cells
 from scgpt_core.data.collate import TokenSettings, to_batch
 from scgpt_core.keys import LABEL
-from scgpt_core.networks.cells import match_genes_of, read_cells, sample_rows
+from scgpt_core.networks.cells import match_genes_of, sample_rows
 from scgpt_core.networks.embeddings import (
     coexpression_embeddings,
     contextual_embeddings,
