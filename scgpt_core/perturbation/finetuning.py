@@ -7,9 +7,7 @@ target is the mean change, which a random perturbed cell only adds noise to.
 Shapes: C conditions, S strata, G measured genes, M control cells, T tokens of the vocabulary.
 """
 
-import contextlib
 import functools
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from scgpt_core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from scgpt_core.checkpoint import save_checkpoint
 from scgpt_core.config import PerturbationSettings
 from scgpt_core.device import autocast, resolve_precision
 from scgpt_core.model import ScGPT
@@ -39,14 +37,12 @@ from scgpt_core.perturbation.variant import (
     make_tokens,
     scale_predictions,
 )
-from scgpt_core.runs import run_record
-from scgpt_core.tasks.fitting import UnfinishedError
-from scgpt_core.tasks.integration import Init
+from scgpt_core.tasks.fitting import Init, Job, UnfinishedError, fine_tuning
 from scgpt_core.train.guards import Patience
 from scgpt_core.train.journal import METRICS, read_metrics
 from scgpt_core.train.memory import resolve_micro_batch
 from scgpt_core.train.objectives import Perturbation
-from scgpt_core.train.parallel import World, gather, join_world
+from scgpt_core.train.parallel import World, gather
 from scgpt_core.train.trainer import Result, Trainer
 
 _VALIDATION_CELLS = 32  # control cells whose mean prediction is held against the truth
@@ -207,50 +203,51 @@ class _FineTuning:
 
     def __init__(
         self,
-        ckpt: Checkpoint,
+        job: Job,
         settings: PerturbationSettings,
         *,
         gene_sets: GeneSets,
-        init: Init,
         seed: int,
-        world: World,
         state_folder: Path,
         output_folder: Path,
-        identity: dict[str, Any],
     ) -> None:
-        self.ckpt, self.settings, self.gene_sets, self.init = ckpt, settings, gene_sets, init
-        self.seed, self.world, self.identity = seed, world, identity
+        self.job, self.settings, self.gene_sets, self.seed = job, settings, gene_sets, seed
         self.state_folder, self.output_folder = state_folder, output_folder
         self.kept: list[dict[str, Any]] = []
         """Test conditions, steps and learning curve of each fit."""
 
     def __call__(self, data: Perturbations, fold: Fold) -> Predictor:
-        ckpt = add_tokens(self.ckpt, data, min_matched=self.settings.min_matched)
+        ckpt = add_tokens(self.job.ckpt, data, min_matched=self.settings.min_matched)
         tokens = make_tokens(ckpt, data, self.settings)
         model = make_model(
-            ckpt, data, tokens, self.settings, gene_sets=self.gene_sets, init=self.init,
+            ckpt,
+            data,
+            tokens,
+            self.settings,
+            gene_sets=self.gene_sets,
+            init=self.job.identity["init"],
             seed=self.seed,
-        )  # fmt: skip
+        )
         result = fit(
             model,
             data,
             fold,
             tokens,
             self.settings,
-            world=self.world,
+            world=self.job.world,
             seed=self.seed,
             state_folder=self.state_folder,
-            identity=self.identity,
+            identity=self.job.identity,
         )
         if not result.finished:
             message = f"stopped after step {result.totals.step} and saved: run it again to go on"
             raise UnfinishedError(message)
         curve = read_metrics(result.folder / METRICS)
         kept = {"test": fold.test, "steps": result.totals.step, "curve": curve}
-        tuned = gather(model, self.world)
+        tuned = gather(model, self.job.world)
         if tuned is not None:
             folder = self.output_folder / f"models/{len(self.kept)}"
-            save_checkpoint(folder, tuned, ckpt.vocab, training={**self.identity, **kept})
+            save_checkpoint(folder, tuned, ckpt.vocab, training={**self.job.identity, **kept})
         self.kept.append(kept)
         return self._shared(
             None if tuned is None else ModelPredictor(tuned, data, tokens, self.settings)
@@ -260,7 +257,8 @@ class _FineTuning:
         """Let process 0 predict, and the others have what it predicts."""
 
         def predict(genes: Sequence[str], rows_M: NDArray[np.int64]) -> FloatArray:
-            predicted_MG = self.world.agree(None if predictor is None else predictor(genes, rows_M))
+            own_MG = None if predictor is None else predictor(genes, rows_M)
+            predicted_MG = self.job.world.agree(own_MG)
             assert predicted_MG is not None
             return predicted_MG
 
@@ -305,37 +303,27 @@ def perturb_dataset(
     UnfinishedError
         Where a signal or the time budget stopped a fit.
     """
-    output_folder, state_folder = Path(output_folder), Path(state_folder)
-    described = {**settings.model_dump(mode="json"), "init": init, "seed": seed}
     data, folds = read_dataset(dataset, split)
-    with contextlib.ExitStack() as stack:
-        world = stack.enter_context(join_world(settings.trainer.device))
-        run: dict[str, Any] = {}
-        if world.rank == 0:  # the one that writes
-            run = stack.enter_context(run_record(output_folder / "run.json", described))
-        if world.device.type == "cpu":
-            torch.set_num_threads(threads)
-        ckpt = load_checkpoint(model_folder, world.device.type, settings.trainer.attention)
-        identity = {"dataset": folds.dataset_sha256, "model": ckpt.digest, "init": init}
-        fine_tuning = _FineTuning(
-            ckpt,
+    output_folder = Path(output_folder)
+    with fine_tuning(
+        dataset, model_folder, output_folder, state_folder, settings=settings, init=init,
+        seed=seed, threads=threads,
+    ) as job:  # fmt: skip
+        sets = read_gene_sets(gene_sets) if settings.gene_start == "pathways" else {}
+        learn = _FineTuning(
+            job,
             settings,
-            gene_sets=read_gene_sets(gene_sets) if settings.gene_start == "pathways" else {},
-            init=init,
+            gene_sets=sets,
             seed=seed,
-            world=world,
-            state_folder=state_folder,
+            state_folder=Path(state_folder),
             output_folder=output_folder,
-            identity=identity,
         )
-        predicted, ranks = predict_folds(data, folds, settings, fine_tuning)
-        if world.rank > 0:
-            return
-        run |= {**identity, "device": str(world.device), "fits": fine_tuning.kept}
-        write_predictions(
-            predicted,
-            ranks,
-            cells=output_folder / "predictions.h5ad",
-            ranks=output_folder / "reverse.parquet",
-        )
-    shutil.rmtree(state_folder)
+        predicted, ranks = predict_folds(data, folds, settings, learn)
+        job.run["fits"] = learn.kept
+        if job.world.rank == 0:
+            write_predictions(
+                predicted,
+                ranks,
+                cells=output_folder / "predictions.h5ad",
+                ranks=output_folder / "reverse.parquet",
+            )

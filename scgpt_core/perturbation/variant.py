@@ -22,7 +22,8 @@ from scgpt_core.networks.gene_sets import GeneSets
 from scgpt_core.perturbation.data import Perturbations, genes_of
 from scgpt_core.perturbation.features import pathway_features
 from scgpt_core.perturbation.pairs import N_FLAGS, Tokens
-from scgpt_core.tasks.integration import FRESH, Init
+from scgpt_core.tasks.fitting import Init
+from scgpt_core.tasks.integration import FRESH
 
 _PLAIN = {
     "n_batches": None, "batch_labels": False, "dar": False, "n_classes": None,

@@ -6,9 +6,7 @@ reference: those that the query was not measured for are missing, and not zero.
 Shapes: N cells of a data set, M some of them, G genes, C classes.
 """
 
-import contextlib
 import math
-import shutil
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,10 +35,17 @@ from scgpt_core.data.vocab import Vocabulary
 from scgpt_core.device import DeviceName, autocast, resolve_precision
 from scgpt_core.keys import CELL
 from scgpt_core.model import ScGPT
-from scgpt_core.runs import read_json, run_record, sha256
+from scgpt_core.runs import read_json
 from scgpt_core.tasks.datasets import variable_genes
-from scgpt_core.tasks.fitting import Fit, fit_by_epochs, loader_of_all
-from scgpt_core.tasks.integration import FRESH, Init
+from scgpt_core.tasks.fitting import (
+    Fit,
+    Init,
+    Job,
+    fine_tuning,
+    fit_by_epochs,
+    loader_of_all,
+)
+from scgpt_core.tasks.integration import FRESH
 from scgpt_core.tasks.labelling import (
     NO_CLASS,
     Split,
@@ -51,7 +56,7 @@ from scgpt_core.tasks.labelling import (
 )
 from scgpt_core.train.journal import METRICS, read_metrics
 from scgpt_core.train.objectives import Classification, class_weights
-from scgpt_core.train.parallel import World, gather, join_world
+from scgpt_core.train.parallel import World, gather
 
 _PLAIN = {
     "n_batches": None, "batch_labels": False, "dar": False,
@@ -202,36 +207,37 @@ class _FineTuning:
     def __init__(
         self,
         adata: ad.AnnData,
-        ckpt: Checkpoint,
+        job: Job,
         settings: AnnotationSettings,
         *,
-        init: Init,
         seed: int,
-        world: World,
         state_folder: Path,
-        identity: dict[str, Any],
     ) -> None:
-        self.adata, self.ckpt, self.settings, self.init = adata, ckpt, settings, init
-        self.seed, self.world, self.state_folder = seed, world, state_folder
-        self.identity = identity
+        self.adata, self.job, self.settings = adata, job, settings
+        self.seed, self.state_folder = seed, state_folder
         self.model: ScGPT | None = None
         self.kept: dict[str, Any] = {}
         """Classes, token ids of the genes, steps and learning curve of the last fit."""
 
     def __call__(self, split: Split, rows_M: NDArray[np.int64]) -> NDArray[np.float32]:
-        prepared = prepare(self.adata, self.ckpt.vocab, split, self.settings)
+        ckpt, world = self.job.ckpt, self.job.world
+        prepared = prepare(self.adata, ckpt.vocab, split, self.settings)
         model = make_model(
-            self.ckpt, len(split.classes), self.settings, init=self.init, seed=self.seed
+            ckpt,
+            len(split.classes),
+            self.settings,
+            init=self.job.identity["init"],
+            seed=self.seed,
         )
         fitted = fit(
             model,
             prepared,
             self.settings,
-            world=self.world,
+            world=world,
             epoch_steps=self._steps_per_epoch(split),
             seed=self.seed,
             state_folder=self.state_folder,
-            identity=self.identity,
+            identity=self.job.identity,
         )
         self.kept = {
             "classes": split.classes,
@@ -239,12 +245,12 @@ class _FineTuning:
             "fit": fitted.record,
             "curve": read_metrics(fitted.folder / METRICS),
         }
-        self.model = gather(model, self.world)
+        self.model = gather(model, world)
         probability_MC = None
         if self.model is not None:
             cells = take_cells(prepared.cells, rows_M)
             probability_MC = predict(self.model, cells, self.settings, seed=self.seed)
-        shared = self.world.agree(probability_MC)
+        shared = world.agree(probability_MC)
         assert shared is not None
         return shared
 
@@ -293,36 +299,18 @@ def annotate_dataset(
     UnfinishedError
         Where a signal or the time budget stopped the fit.
     """
-    output_folder, state_folder = Path(output_folder), Path(state_folder)
-    described = {**settings.model_dump(mode="json"), "init": init, "seed": seed}
-    adata = ad.read_h5ad(dataset)
-    with contextlib.ExitStack() as stack:
-        world = stack.enter_context(join_world(settings.trainer.device))
-        run: dict[str, Any] = {}
-        if world.rank == 0:  # the one that writes
-            described["query"] = list(query)
-            run = stack.enter_context(run_record(output_folder / "run.json", described))
-        if world.device.type == "cpu":
-            torch.set_num_threads(threads)
-        ckpt = load_checkpoint(model_folder, world.device.type, settings.trainer.attention)
-        identity = {"dataset": sha256(dataset), "model": ckpt.digest, "init": init}
-        learn = _FineTuning(
-            adata,
-            ckpt,
-            settings,
-            init=init,
-            seed=seed,
-            world=world,
-            state_folder=state_folder,
-            identity=identity,
-        )
+    adata, output_folder = ad.read_h5ad(dataset), Path(output_folder)
+    with fine_tuning(
+        dataset, model_folder, output_folder, state_folder, settings=settings, init=init,
+        seed=seed, threads=threads, query=list(query),
+    ) as job:  # fmt: skip
+        learn = _FineTuning(adata, job, settings, seed=seed, state_folder=Path(state_folder))
         labelling = label_query(adata, query, settings.labels, seed=seed, learn=learn)
         if learn.model is None:
             return
-        run |= {**identity, **learn.kept, "device": str(world.device), "fits": labelling.fits}
+        job.run.update(learn.kept, fits=labelling.fits)
         write_predictions(labelling.predictions, output_folder / "predictions.parquet")
-        save_checkpoint(output_folder / "model", learn.model, ckpt.vocab, training=run)
-    shutil.rmtree(state_folder)
+        save_checkpoint(output_folder / "model", learn.model, job.ckpt.vocab, training=job.run)
 
 
 def annotate_cells(

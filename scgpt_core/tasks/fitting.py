@@ -1,32 +1,41 @@
-"""What fine-tuning on a data set shares, whatever the task: held-out cells, epochs, early stop.
+"""What fine-tuning on a data set shares, whatever the task: job, held-out cells, early stop.
 
 Shapes: N cells of a data set.
 """
 
+import contextlib
 import dataclasses
 import functools
+import shutil
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
+import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from scgpt_core.checkpoint import Checkpoint, load_checkpoint
 from scgpt_core.config import FineTuningTrainer
 from scgpt_core.data.binning import draw_keys
 from scgpt_core.data.collate import TokenSettings
 from scgpt_core.data.loader import ArraySource, ShardLoader
 from scgpt_core.model import ScGPT
+from scgpt_core.runs import run_record, sha256
 from scgpt_core.train.guards import Patience
 from scgpt_core.train.memory import resolve_micro_batch
 from scgpt_core.train.objectives import Objective
-from scgpt_core.train.parallel import World
+from scgpt_core.train.parallel import World, join_world
 from scgpt_core.train.trainer import Trainer
 from scgpt_core.train.tuning import merge, restrict
 
 _FOR_HELDOUT = 7  # added to the seed: cells are not held out by the draws of their genes
 _EVALUATION_CELLS = 64
+
+Init = Literal["pretrained", "random"]
+"""Weights that a fine-tuning starts from; random: the model folder gives vocabulary and size."""
 
 
 class UnfinishedError(Exception):
@@ -56,6 +65,66 @@ class EpochSettings(Protocol):
     @property
     def trainer(self) -> FineTuningTrainer:
         """The loop."""
+
+    def model_dump(self, *, mode: str) -> dict[str, Any]:
+        """Return all of them, as JSON has them."""
+
+
+class Job(NamedTuple):
+    """One process of those that fine-tune a model on a data set."""
+
+    world: World
+    ckpt: Checkpoint
+    """What the fine-tuning starts from."""
+    identity: dict[str, Any]
+    """Digests of data set and model, and `init`: which job this is, whatever its settings."""
+    run: dict[str, Any]
+    """What goes into `run.json` beside settings, seconds and memory, in process 0."""
+
+
+@contextlib.contextmanager
+def fine_tuning(
+    dataset: str | Path,
+    model_folder: str | Path,
+    output_folder: str | Path,
+    state_folder: str | Path,
+    *,
+    settings: EpochSettings,
+    init: Init,
+    seed: int,
+    threads: int,
+    **asked: Any,
+) -> Iterator[Job]:
+    """Join the processes that fine-tune a model on a data set; process 0 keeps the record.
+
+    Where the block ends well, `run.json` is written, and the checkpoints are deleted.
+
+    Parameters
+    ----------
+    output_folder
+        Gets `run.json`.
+    state_folder
+        Of checkpoints.
+    threads
+        CPU threads of this process.
+    asked
+        What the record tells of the job beside `settings`, `init` and `seed`.
+    """
+    described = {**settings.model_dump(mode="json"), "init": init, "seed": seed, **asked}
+    with contextlib.ExitStack() as stack:
+        world = stack.enter_context(join_world(settings.trainer.device))
+        run: dict[str, Any] = {}
+        if world.rank == 0:
+            run = stack.enter_context(run_record(Path(output_folder) / "run.json", described))
+        if world.device.type == "cpu":
+            numba.get_num_threads()  # starts its threads, which sets torch's number too: before us
+            torch.set_num_threads(threads)
+        ckpt = load_checkpoint(model_folder, world.device.type, settings.trainer.attention)
+        identity = {"dataset": sha256(dataset), "model": ckpt.digest, "init": init}
+        run |= {**identity, "device": str(world.device)}
+        yield Job(world, ckpt, identity, run)
+    if world.rank == 0:
+        shutil.rmtree(state_folder)
 
 
 def fit_by_epochs(

@@ -7,12 +7,10 @@ and what is drawn for a cell is seeded by the cell.
 Shapes: N cells of a data set, B cells of a mini-batch, G genes, D width.
 """
 
-import contextlib
 import dataclasses
 import logging
-import shutil
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import anndata as ad
 import numpy as np
@@ -20,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F  # noqa: N812
 
-from scgpt_core.checkpoint import Checkpoint, adapt_model, load_checkpoint, save_checkpoint
+from scgpt_core.checkpoint import Checkpoint, adapt_model, save_checkpoint
 from scgpt_core.config import IntegrationSettings, ModelConfig
 from scgpt_core.data.cells import Cells, read_cells, take_cells
 from scgpt_core.data.collate import TokenSettings
@@ -30,12 +28,18 @@ from scgpt_core.data.vocab import Vocabulary
 from scgpt_core.device import autocast, resolve_precision
 from scgpt_core.keys import BATCH
 from scgpt_core.model import ScGPT
-from scgpt_core.runs import run_record, sha256
 from scgpt_core.tasks.datasets import require_batches, variable_genes, write_embedding
-from scgpt_core.tasks.fitting import Fit, fit_by_epochs, hold_out, loader_of_all
+from scgpt_core.tasks.fitting import (
+    Fit,
+    Init,
+    fine_tuning,
+    fit_by_epochs,
+    hold_out,
+    loader_of_all,
+)
 from scgpt_core.train.journal import METRICS, read_metrics
 from scgpt_core.train.objectives import Integration
-from scgpt_core.train.parallel import World, gather, join_world
+from scgpt_core.train.parallel import World, gather
 
 FRESH = (
     "batch_embedding.",
@@ -47,7 +51,6 @@ FRESH = (
 )
 """Weights that depend on the batches of a data set: they start anew where they do not fit."""
 
-Init = Literal["pretrained", "random"]
 log = logging.getLogger(__name__)
 
 
@@ -243,37 +246,32 @@ def integrate_dataset(
     UnfinishedError
         Where a signal or the time budget stopped the fit.
     """
-    output_folder = Path(output_folder)
-    described = {**settings.model_dump(mode="json"), "init": init, "seed": seed}
-    adata = ad.read_h5ad(dataset)
-    with contextlib.ExitStack() as stack:
-        world = stack.enter_context(join_world(settings.trainer.device))
-        run: dict[str, Any] = {}
-        if world.rank == 0:  # the one that writes
-            run = stack.enter_context(run_record(output_folder / "run.json", described))
-        ckpt = load_checkpoint(model_folder, world.device.type, settings.trainer.attention)
-        prepared = prepare(adata, ckpt.vocab, settings, seed=seed)
-        if world.device.type == "cpu":  # not before: the choice of genes by numba sets them anew
-            torch.set_num_threads(threads)
-        model = make_model(ckpt, prepared, settings, init=init, seed=seed)
-        identity = {"dataset": sha256(dataset), "model": ckpt.digest, "init": init}
+    adata, output_folder = ad.read_h5ad(dataset), Path(output_folder)
+    with fine_tuning(
+        dataset, model_folder, output_folder, state_folder, settings=settings, init=init,
+        seed=seed, threads=threads,
+    ) as job:  # fmt: skip
+        prepared = prepare(adata, job.ckpt.vocab, settings, seed=seed)
+        model = make_model(job.ckpt, prepared, settings, init=init, seed=seed)
         fitted = fit(
             model,
             prepared,
             settings,
-            world=world,
+            world=job.world,
             seed=seed,
             state_folder=Path(state_folder),
-            identity=identity,
+            identity=job.identity,
         )
-        tuned = gather(model, world)
+        tuned = gather(model, job.world)
         if tuned is None:
             return
-        run |= {**identity, "batches": prepared.batches, "genes": prepared.genes}
-        run |= {"fit": fitted.record}
-        run |= {"device": str(world.device), "curve": read_metrics(fitted.folder / METRICS)}
+        job.run.update(
+            batches=prepared.batches,
+            genes=prepared.genes,
+            fit=fitted.record,
+            curve=read_metrics(fitted.folder / METRICS),
+        )
         write_embedding(
             predict(tuned, prepared, settings, seed=seed), adata, output_folder / "embedding.h5ad"
         )
-        save_checkpoint(output_folder / "model", tuned, ckpt.vocab, training=run)
-    shutil.rmtree(state_folder)
+        save_checkpoint(output_folder / "model", tuned, job.ckpt.vocab, training=job.run)

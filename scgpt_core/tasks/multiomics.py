@@ -8,9 +8,7 @@ so that the model learns to impute it.
 Shapes: N cells of a data set, G genes, K panels.
 """
 
-import contextlib
 import logging
-import shutil
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -21,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, hstack
 
-from scgpt_core.checkpoint import Checkpoint, adapt_model, load_checkpoint, save_checkpoint
+from scgpt_core.checkpoint import Checkpoint, adapt_model, save_checkpoint
 from scgpt_core.config import ModelConfig, MultiomicsSettings
 from scgpt_core.data.cells import Cells, read_cells, take_cells
 from scgpt_core.data.genes import match_var
@@ -31,15 +29,13 @@ from scgpt_core.data.vocab import Vocabulary
 from scgpt_core.keys import BATCH, MODALITIES, RNA
 from scgpt_core.model import ScGPT
 from scgpt_core.model.weights import LoadReport
-from scgpt_core.runs import run_record, sha256
 from scgpt_core.tasks.datasets import variable_genes
-from scgpt_core.tasks.fitting import Fit, fit_by_epochs, hold_out
+from scgpt_core.tasks.fitting import Fit, Init, fine_tuning, fit_by_epochs, hold_out
 from scgpt_core.tasks.imputation import Predictor
-from scgpt_core.tasks.integration import Init
 from scgpt_core.tasks.mosaic import Problem, pose_problem, write_joint
 from scgpt_core.train.journal import METRICS, read_metrics
 from scgpt_core.train.objectives import Multiomics
-from scgpt_core.train.parallel import World, gather, join_world
+from scgpt_core.train.parallel import World, gather
 
 _PLAIN: Final = {
     "n_classes": None, "batch_norm": None, "explicit_zero_prob": False,
@@ -250,39 +246,35 @@ def integrate_modalities(
     UnfinishedError
         Where a signal or the time budget stopped the fit.
     """
-    output_folder = Path(output_folder)
-    described = {**settings.model_dump(mode="json"), "init": init, "seed": seed}
     problem = pose_problem(ad.read_h5ad(dataset), query, settings.modalities, seed=seed)
-    with contextlib.ExitStack() as stack:
-        world = stack.enter_context(join_world(settings.trainer.device))
-        run: dict[str, Any] = {}
-        if world.rank == 0:  # the one that writes
-            described |= {"query": list(query)}
-            run = stack.enter_context(run_record(output_folder / "run.json", described))
-        ckpt = load_checkpoint(model_folder, world.device.type, settings.trainer.attention)
-        prepared = prepare(problem, ckpt.vocab, settings, seed=seed)
-        if world.device.type == "cpu":  # not before: the choice of genes by numba sets them anew
-            torch.set_num_threads(threads)
-        model, report = make_model(ckpt, prepared, settings, init=init, seed=seed)
-        identity = {"dataset": sha256(dataset), "model": ckpt.digest, "init": init}
+    output_folder, n_withheld = Path(output_folder), int(problem.withheld_N.sum())
+    with fine_tuning(
+        dataset, model_folder, output_folder, state_folder, settings=settings, init=init,
+        seed=seed, threads=threads, query=list(query),
+    ) as job:  # fmt: skip
+        prepared = prepare(problem, job.ckpt.vocab, settings, seed=seed)
+        model, report = make_model(job.ckpt, prepared, settings, init=init, seed=seed)
         fitted = fit(
             model,
             prepared,
             settings,
-            world=world,
+            world=job.world,
             seed=seed,
             state_folder=Path(state_folder),
-            identity={**identity, "withheld": int(problem.withheld_N.sum())},
+            identity={**job.identity, "withheld": n_withheld},
         )
-        tuned = gather(model, world)
+        tuned = gather(model, job.world)
         if tuned is None:
             return
-        run |= {**identity, "batches": prepared.batches, "fit": fitted.record}
-        run |= {"load_report": str(report), "withheld_cells": int(problem.withheld_N.sum())}
-        run |= {"device": str(world.device), "curve": read_metrics(fitted.folder / METRICS)}
+        job.run.update(
+            batches=prepared.batches,
+            fit=fitted.record,
+            load_report=str(report),
+            withheld_cells=n_withheld,
+            curve=read_metrics(fitted.folder / METRICS),
+        )
         predictor = Predictor(tuned, prepared, settings.trainer.precision, seed=seed)
         write_joint(
             predictor.embed(), predictor.impute(), problem, output_folder / "embedding.h5ad"
         )
-        save_checkpoint(output_folder / "model", tuned, prepared.vocab, training=run)
-    shutil.rmtree(state_folder)
+        save_checkpoint(output_folder / "model", tuned, prepared.vocab, training=job.run)
