@@ -4,9 +4,10 @@ Shapes: B cells in a batch, L gene tokens (the first is ``<cls>``), D width, C c
 (sequencing batches, for DAR).
 """
 
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -37,6 +38,18 @@ class Batch(NamedTuple):
     """int64, condition of each cell, by its number in `ModelConfig.conditions`; 0: not told."""
     cell_B: Tensor | None = None
     """int64, the cell's identity (``soma_joinid`` or a hash of its name)."""
+
+    @classmethod
+    def from_numpy(cls, *, pin: bool, **arrays: NDArray[Any] | None) -> "Batch":
+        """Make a batch of arrays by name, on the CPU; None is left out.
+
+        Parameters
+        ----------
+        pin
+            Copy into page-locked memory, from which a GPU copies without waiting.
+        """
+        tensors = {name: torch.from_numpy(a) for name, a in arrays.items() if a is not None}
+        return cls(**{name: t.pin_memory() if pin else t for name, t in tensors.items()})
 
     def to(self, device: torch.device) -> "Batch":
         """Copy to a device; from page-locked memory without waiting."""

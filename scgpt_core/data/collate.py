@@ -13,7 +13,6 @@ from itertools import accumulate
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 
 from scgpt_core.batch import Batch
@@ -93,6 +92,12 @@ class TokenSettings:
             pad_value=config.pad_value,
             mask_value=config.mask_value,
         )
+
+    @property
+    def coding(self) -> dict[str, Any]:
+        """What stands for counts, ``<cls>`` and padding, as `tokenize` takes it."""
+        names = ("n_bins", "pad_id", "cls_id", "cls_value", "pad_value")
+        return {name: getattr(self, name) for name in names}
 
     def __post_init__(self) -> None:
         if self.mask_share is not None and self.unknown_shares:
@@ -282,11 +287,7 @@ def to_batch(
     tokens = tokenize(
         cells,
         max_tokens=settings.max_tokens,
-        n_bins=settings.n_bins,
-        pad_id=settings.pad_id,
-        cls_id=settings.cls_id,
-        cls_value=settings.cls_value,
-        pad_value=settings.pad_value,
+        **settings.coding,
         seed=seed,
         epoch=epoch,
         keep_ids=settings.keep_ids,
@@ -294,7 +295,7 @@ def to_batch(
         pad_to=settings.pad_to,
         rows=rows,
     )
-    arrays = {
+    arrays: dict[str, NDArray[Any] | None] = {
         "ids_BL": tokens.ids_BL,
         "values_BL": tokens.bins_BL,
         "padding_BL": tokens.padding_BL,
@@ -320,7 +321,4 @@ def to_batch(
         arrays |= {"values_BL": values_BL, "hidden_BL": hidden_BL}
         if settings.unknown_shares:
             arrays["known_BL"] = known_BL
-    tensors = {name: torch.from_numpy(a) for name, a in arrays.items() if a is not None}
-    if pin:
-        tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
-    return Batch(**tensors)
+    return Batch.from_numpy(pin=pin, **arrays)

@@ -7,11 +7,12 @@ learns to impute it.
 Shapes: B cells in a batch, L tokens (the first is ``<cls>``).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 
 from scgpt_core.batch import Batch
@@ -26,6 +27,17 @@ _OF_CLS, _OF_PADDING = N_MODALITIES - 2, N_MODALITIES - 1
 _FOR_MODALITY = 17  # added to the seed: which modality is hidden is drawn apart from which tokens
 
 
+class _Layout(NamedTuple):
+    """The tokens that every cell has, before those are left out that it was not measured for."""
+
+    genes: dict[int, list[int]]
+    """Token ids by modality, in the order of the tokens."""
+    modality_L: NDArray[np.int64]
+    """Modality of each token."""
+    absent_KL: NDArray[np.bool_]
+    """By panel (K), True for what its cells were not measured for."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModalityTokens(TokenSettings):
     """How cells of several modalities become a `Batch`: all `genes` are tokens, zeros kept."""
@@ -38,6 +50,17 @@ class ModalityTokens(TokenSettings):
     """Share of the cells of which one modality beside RNA is hidden whole."""
     impute: bool = False
     """Give what is not measured a token with a hidden value, to be predicted, instead of none."""
+
+    @cached_property
+    def layout(self) -> _Layout:
+        """Tokens of a cell, ``<cls>`` first."""
+        genes_G, codes_G = np.array(self.genes), np.array(self.modalities)
+        absent_KG = np.stack([np.isin(genes_G, ids) for ids in self.unmeasured])
+        return _Layout(
+            {code: genes_G[codes_G == code].tolist() for code in np.unique(codes_G).tolist()},
+            np.concatenate([[_OF_CLS], codes_G]),
+            np.pad(absent_KG, ((0, 0), (1, 0))),
+        )
 
 
 def to_modality_batch(
@@ -61,10 +84,9 @@ def to_modality_batch(
     """
     cell_ids = cells.cell_ids[rows]
     tokens = _tokenize(cells, settings, seed=seed, epoch=epoch, rows=rows)
-    genes_L, codes_L = np.array(settings.genes), np.array(settings.modalities)
-    absent_KL = np.stack([np.isin(genes_L, ids) for ids in settings.unmeasured])
-    absent_BL = np.pad(absent_KL[panel_B], ((0, 0), (1, 0)))
-    modality_BL = np.tile(np.concatenate([[_OF_CLS], codes_L]), (len(rows), 1))
+    layout = settings.layout
+    absent_BL = layout.absent_KL[panel_B]
+    modality_BL = np.tile(layout.modality_L, (len(rows), 1))
     if not settings.impute:
         tokens, modality_BL, absent_BL = _leave_out(tokens, modality_BL, absent_BL, settings)
     values_BL, hidden_BL, _ = hide(
@@ -77,58 +99,43 @@ def to_modality_batch(
     )
     if settings.hidden_share:
         keys_B = draw_keys(seed + _FOR_MODALITY, epoch, cell_ids)
-        whole_BL = _choose_modality(keys_B, codes_L, settings.hidden_share)[:, None] == modality_BL
-        hidden_BL |= whole_BL
+        whole_B = _choose_modality(keys_B, layout.genes, settings.hidden_share)
+        hidden_BL |= whole_B[:, None] == modality_BL
     if settings.impute:
         hidden_BL |= absent_BL
     values_BL = np.where(hidden_BL, np.float32(settings.mask_value), values_BL)
-    arrays: dict[str, NDArray[Any] | None] = {
-        "ids_BL": tokens.ids_BL,
-        "values_BL": values_BL,
-        "padding_BL": tokens.padding_BL,
-        "target_BL": tokens.bins_BL,
-        "hidden_BL": hidden_BL,
-        "modality_BL": modality_BL,
-        "batch_B": batch_B,
-        "label_B": label_B,
-        "cell_B": cell_ids,
-    }
-    tensors = {k: torch.from_numpy(a) for k, a in arrays.items() if a is not None}
-    if pin:
-        tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
-    return Batch(**tensors)
+    return Batch.from_numpy(
+        ids_BL=tokens.ids_BL,
+        values_BL=values_BL,
+        padding_BL=tokens.padding_BL,
+        target_BL=tokens.bins_BL,
+        hidden_BL=hidden_BL,
+        modality_BL=modality_BL,
+        batch_B=batch_B,
+        label_B=label_B,
+        cell_B=cell_ids,
+        pin=pin,
+    )
 
 
 def _tokenize(
     cells: Cells, settings: ModalityTokens, *, seed: int, epoch: ArrayLike, rows: NDArray[np.int64]
 ) -> Tokens:
     """Tokens of all features in the order of `genes`, each modality binned by itself."""
-    genes_L, codes_L = np.array(settings.genes), np.array(settings.modalities)
     parts: list[Tokens] = []
-    for code in np.unique(codes_L):
-        genes = genes_L[codes_L == code].tolist()
+    for genes in settings.layout.genes.values():
         part = tokenize(
             cells,
             max_tokens=len(genes) + 1,
-            n_bins=settings.n_bins,
-            pad_id=settings.pad_id,
-            cls_id=settings.cls_id,
-            cls_value=settings.cls_value,
-            pad_value=settings.pad_value,
+            **settings.coding,
             seed=seed,
             epoch=epoch,
             genes=genes,
             rows=rows,
         )
         first = 1 if parts else 0  # one ``<cls>`` is enough
-        parts.append(
-            Tokens(part.ids_BL[:, first:], part.bins_BL[:, first:], part.padding_BL[:, first:])
-        )
-    return Tokens(
-        np.hstack([part.ids_BL for part in parts]),
-        np.hstack([part.bins_BL for part in parts]),
-        np.hstack([part.padding_BL for part in parts]),
-    )
+        parts.append(Tokens._make(array_BL[:, first:] for array_BL in part))
+    return Tokens._make(map(np.hstack, zip(*parts, strict=True)))
 
 
 def _leave_out(
@@ -149,10 +156,10 @@ def _leave_out(
 
 
 def _choose_modality(
-    keys_B: NDArray[np.uint64], codes_L: NDArray[np.int64], share: float
+    keys_B: NDArray[np.uint64], codes: Iterable[int], share: float
 ) -> NDArray[np.int64]:
     """Code of the modality of each cell that is hidden whole; -1 of most: none."""
-    others = np.unique(codes_L[codes_L > 0])
+    others = np.array([code for code in codes if code > 0], np.int64)
     is_chosen_B = (keys_B >> np.uint64(11)) < share * 2.0**53
     which_B = (keys_B & np.uint64(0x7FF)).astype(np.int64) % max(len(others), 1)
     return np.where(is_chosen_B, others[which_B], -1) if len(others) else np.full(len(keys_B), -1)
