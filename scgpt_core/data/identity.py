@@ -43,3 +43,8 @@ def cell_identity(names: Iterable[Any]) -> NDArray[np.int64]:
         raise ValueError(message)
     digests = b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts)
     return np.frombuffer(digests, "<i8").astype(np.int64)
+
+
+def digest_cells(cell_ids: NDArray[np.int64]) -> str:
+    """Hex SHA-256 of the identities (N,) of cells, in their order."""
+    return hashlib.sha256(cell_ids.astype("<i8").tobytes()).hexdigest()

@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from scgpt_core.batch import Batch
 from scgpt_core.data.cells import Cells, take_cells
 from scgpt_core.data.collate import TokenSettings, to_batch
+from scgpt_core.data.identity import digest_cells
 from scgpt_core.data.multimodal import ModalityTokens, to_modality_batch
 from scgpt_core.data.order import EpochOrder, Visits
 
@@ -86,7 +87,7 @@ class ArraySource:
     @property
     def digest(self) -> str:
         """Hex SHA-256 of the identities of the cells."""
-        return sha256(self._cells.cell_ids.astype("<i8").tobytes()).hexdigest()
+        return digest_cells(self._cells.cell_ids)
 
     def cells(self, rows: NDArray[np.int64], *, into: Cells | None = None) -> Cells:
         """Cells of these rows, in this order; `into` as in `take_cells`."""

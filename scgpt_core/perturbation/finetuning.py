@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from scgpt_core.checkpoint import save_checkpoint
 from scgpt_core.config import PerturbationSettings
+from scgpt_core.data.identity import digest_cells
 from scgpt_core.device import autocast, resolve_precision
 from scgpt_core.model import ScGPT
 from scgpt_core.networks.gene_sets import GeneSets, read_gene_sets
@@ -37,14 +38,13 @@ from scgpt_core.perturbation.variant import (
     make_tokens,
     scale_predictions,
 )
-from scgpt_core.tasks.fitting import Init, Job, UnfinishedError, fine_tuning
-from scgpt_core.train.guards import Patience
+from scgpt_core.tasks.fitting import Fit, Init, Job, fine_tuning, fit_by_steps
 from scgpt_core.train.journal import METRICS, read_metrics
-from scgpt_core.train.memory import resolve_micro_batch
 from scgpt_core.train.objectives import Perturbation
 from scgpt_core.train.parallel import World, gather
-from scgpt_core.train.trainer import Result, Trainer
+from scgpt_core.train.trainer import Evaluate
 
+_VALIDATION = "validation"
 _VALIDATION_CELLS = 32  # control cells whose mean prediction is held against the truth
 
 
@@ -59,7 +59,7 @@ def fit(
     seed: int,
     state_folder: Path,
     identity: dict[str, Any],
-) -> Result:
+) -> Fit:
     """Fine-tune a model in place; in the end it has the weights of the best validation.
 
     Parameters
@@ -73,7 +73,6 @@ def fit(
     identity
         What tells this fit from others in that folder, beside its settings.
     """
-    objective = Perturbation()
     cells_N = fold.cells(data, fold.train)
     shift_CSG, unit = None, 1.0
     if settings.target == "shift":
@@ -81,47 +80,41 @@ def fit(
         # Changes are far smaller than what a new head predicts: they are learned in units of them.
         unit = float(np.sqrt(np.square(shift_CSG).sum() / np.count_nonzero(shift_CSG)))
         shift_CSG /= unit
-    loader = PairLoader(
+    load = functools.partial(
+        PairLoader,
         data,
         cells_N,
         tokens,
         shift_CSG=shift_CSG,
         max_genes=settings.max_genes,
         batch_cells=settings.trainer.batch_cells,
-        micro_batch_cells=resolve_micro_batch(model, objective, settings.trainer, world),
         seed=seed,
         rank=world.rank,
         world_size=world.size,
     )
-    watch: dict[str, Any] = {}
-    if fold.validation:
-        watch = {
-            "evaluate": functools.partial(_evaluate, data, fold, tokens, settings),
-            "evaluate_steps": loader.steps_per_epoch,
-            "patience": Patience("validation", "loss", settings.patience),
-        }
-    learned = settings.model_dump(mode="json", exclude={"split", "control_cells", "pair_genes"})
-    result = Trainer(
+    learned = settings.model_dump(
+        mode="json", exclude={"split", "control_cells", "pair_genes", "trainer"}
+    )
+    fitted = fit_by_steps(
         model,
-        objective,
-        loader,
-        settings.trainer,
+        Perturbation(),
+        load,
+        settings=settings,
         world=world,
-        steps=settings.steps or settings.epochs * loader.steps_per_epoch,
         seed=seed,
         state_folder=state_folder,
         identity={
             **identity,
-            "settings": {name: value for name, value in learned.items() if name != "trainer"},
-            "cells": loader.digest,
+            "settings": learned,
+            "cells": digest_cells(data.cell_ids[cells_N]),
             "validation": fold.validation,
-            "model_config": model.config.model_dump(mode="json"),
         },
-        **watch,
-    ).run()
-    if result.finished:
-        scale_predictions(model, unit)
-    return result
+        evaluate=_validation(data, fold, tokens, settings) if fold.validation else None,
+        judge_by=_VALIDATION,
+        steps=settings.steps,
+    )
+    scale_predictions(model, unit)
+    return fitted
 
 
 def stratum_shifts(data: Perturbations, cells_N: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -138,25 +131,27 @@ def stratum_shifts(data: Perturbations, cells_N: NDArray[np.bool_]) -> NDArray[n
     return shift_CSG
 
 
-def _evaluate(
-    data: Perturbations,
-    fold: Fold,
-    tokens: Tokens,
-    settings: PerturbationSettings,
-    model: ScGPT,
-) -> dict[str, dict[str, float]]:
+def _validation(
+    data: Perturbations, fold: Fold, tokens: Tokens, settings: PerturbationSettings
+) -> Evaluate:
     """Mean over validation conditions of 1 - correlation of the predicted with the true change."""
-    predictor = ModelPredictor(model, data, tokens, settings)
     true_CG = data.shifts(
         fold.validation, cells_N=fold.cells(data, fold.validation), controls_N=data.is_input
     )
-    losses = []
-    for condition, true_G in zip(fold.validation, true_CG, strict=True):
-        cells_N = fold.cells(data, [condition])
-        rows_M = data.match_controls(cells_N, _VALIDATION_CELLS)
-        change_MG = predictor(genes_of(condition), rows_M) - data.log_NG[rows_M].toarray()
-        losses.append(1 - np.corrcoef(change_MG.mean(axis=0), true_G)[0, 1])
-    return {"validation": {"loss": float(np.mean(losses))}}
+    rows_CM = [
+        data.match_controls(fold.cells(data, [condition]), _VALIDATION_CELLS)
+        for condition in fold.validation
+    ]
+
+    def evaluate(model: ScGPT) -> dict[str, dict[str, float]]:
+        predictor = ModelPredictor(model, data, tokens, settings)
+        losses = []
+        for condition, rows_M, true_G in zip(fold.validation, rows_CM, true_CG, strict=True):
+            change_MG = predictor(genes_of(condition), rows_M) - data.log_NG[rows_M].toarray()
+            losses.append(1 - np.corrcoef(change_MG.mean(axis=0), true_G)[0, 1])
+        return {_VALIDATION: {"loss": float(np.mean(losses))}}
+
+    return evaluate
 
 
 class ModelPredictor:
@@ -199,7 +194,7 @@ class ModelPredictor:
 
 
 class _FineTuning:
-    """The model as a `Fit`: fine-tuned anew on each fold; process 0 keeps the models."""
+    """The model as a method: fine-tuned anew on each fold; process 0 keeps the models."""
 
     def __init__(
         self,
@@ -214,7 +209,7 @@ class _FineTuning:
         self.job, self.settings, self.gene_sets, self.seed = job, settings, gene_sets, seed
         self.state_folder, self.output_folder = state_folder, output_folder
         self.kept: list[dict[str, Any]] = []
-        """Test conditions, steps and learning curve of each fit."""
+        """Test conditions, record and learning curve of each fit."""
 
     def __call__(self, data: Perturbations, fold: Fold) -> Predictor:
         ckpt = add_tokens(self.job.ckpt, data, min_matched=self.settings.min_matched)
@@ -228,7 +223,7 @@ class _FineTuning:
             init=self.job.identity["init"],
             seed=self.seed,
         )
-        result = fit(
+        fitted = fit(
             model,
             data,
             fold,
@@ -239,11 +234,8 @@ class _FineTuning:
             state_folder=self.state_folder,
             identity=self.job.identity,
         )
-        if not result.finished:
-            message = f"stopped after step {result.totals.step} and saved: run it again to go on"
-            raise UnfinishedError(message)
-        curve = read_metrics(result.folder / METRICS)
-        kept = {"test": fold.test, "steps": result.totals.step, "curve": curve}
+        curve = read_metrics(fitted.folder / METRICS)
+        kept = {"test": fold.test, **fitted.record, "curve": curve}
         tuned = gather(model, self.job.world)
         if tuned is not None:
             folder = self.output_folder / f"models/{len(self.kept)}"

@@ -8,7 +8,6 @@ Shapes: B cells in a batch, L tokens (the first is ``<cls>``), G measured genes,
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +18,7 @@ from scipy.sparse import csr_matrix
 from scgpt_core.batch import Batch
 from scgpt_core.config import ModelConfig
 from scgpt_core.data.binning import draw_keys
+from scgpt_core.data.identity import digest_cells
 from scgpt_core.perturbation.data import Perturbations, genes_of
 
 NOT_PERTURBED, PERTURBED, PAD_FLAG = range(3)
@@ -152,6 +152,7 @@ class PairLoader:
         self._condition = {name: i for i, name in enumerate(data.conditions)}
         controls = [data.is_input & (data.stratum == s) for s in range(data.stratum.max() + 1)]
         self._controls = [np.flatnonzero(chosen_N) for chosen_N in controls]
+        self.digest = digest_cells(data.cell_ids[self.rows])
         self._epoch = self._step = 0
 
     def __iter__(self) -> Iterator[tuple[Batch, ...]]:
@@ -215,11 +216,6 @@ class PairLoader:
         return batch._replace(
             target_BL=torch.from_numpy(target_BL), hidden_BL=torch.from_numpy(scored_BL)
         )
-
-    @property
-    def digest(self) -> str:
-        """Hex SHA-256 of the identities of the perturbed cells."""
-        return sha256(self.data.cell_ids[self.rows].astype("<i8").tobytes()).hexdigest()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state after the step that was handed out last."""

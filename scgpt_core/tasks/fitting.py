@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import shutil
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -28,11 +28,13 @@ from scgpt_core.train.guards import Patience
 from scgpt_core.train.memory import resolve_micro_batch
 from scgpt_core.train.objectives import Objective
 from scgpt_core.train.parallel import World, join_world
-from scgpt_core.train.trainer import Trainer
+from scgpt_core.train.trainer import Evaluate, Loader, Trainer
 from scgpt_core.train.tuning import merge, restrict
 
 _FOR_HELDOUT = 7  # added to the seed: cells are not held out by the draws of their genes
 _EVALUATION_CELLS = 64
+HELDOUT = "heldout"
+"""Split of the cells that an early stop looks at."""
 
 Init = Literal["pretrained", "random"]
 """Weights that a fine-tuning starts from; random: the model folder gives vocabulary and size."""
@@ -162,42 +164,79 @@ def fit_by_epochs(
     UnfinishedError
         Where a signal or the time budget stopped it.
     """
-    record = restrict(model, settings.trainer, seed=seed)
-    loader = ShardLoader(
+    evaluate = None
+    if heldout.n_cells:
+        cells = loader_of_all(heldout, heldout_tokens or tokens, seed)
+        evaluate = functools.partial(_evaluate, objective, cells, world)
+    load = functools.partial(
+        ShardLoader,
         train,
         tokens,
         batch_cells=settings.trainer.batch_cells,
-        micro_batch_cells=resolve_micro_batch(model, objective, settings.trainer, world),
         seed=seed,
         rank=world.rank,
         world_size=world.size,
         pin=world.device.type == "cuda",
     )
+    return fit_by_steps(
+        model,
+        objective,
+        load,
+        settings=settings,
+        world=world,
+        seed=seed,
+        state_folder=state_folder,
+        identity={**identity, "cells": train.digest, "tokens": dataclasses.asdict(tokens)},
+        evaluate=evaluate,
+        epoch_steps=epoch_steps,
+    )
+
+
+def fit_by_steps(
+    model: ScGPT,
+    objective: Objective,
+    load: Callable[..., Loader],
+    *,
+    settings: EpochSettings,
+    world: World,
+    seed: int,
+    state_folder: Path,
+    identity: dict[str, Any],
+    evaluate: Evaluate | None,
+    judge_by: str = HELDOUT,
+    epoch_steps: int | None = None,
+    steps: int | None = None,
+) -> Fit:
+    """Fine-tune a model in place, on the batches of any loader; see `fit_by_epochs`.
+
+    Parameters
+    ----------
+    load
+        Makes the loader, for `micro_batch_cells` cells in a micro-batch.
+    evaluate
+        Called each epoch; None: there is no early stop.
+    judge_by
+        The split of it whose `loss` stops the fit early.
+    steps
+        Optimiser steps; None: the epochs of `settings`.
+    """
+    record = restrict(model, settings.trainer, seed=seed)
+    micro_batch_cells = resolve_micro_batch(model, objective, settings.trainer, world)
+    loader = load(micro_batch_cells=micro_batch_cells)
     epoch_steps = epoch_steps or loader.steps_per_epoch
-    watch: dict[str, Any] = {}
-    if heldout.n_cells:
-        cells = loader_of_all(heldout, heldout_tokens or tokens, seed)
-        watch = {
-            "evaluate": functools.partial(_evaluate, objective, cells, world),
-            "evaluate_steps": epoch_steps,
-            "patience": Patience("heldout", "loss", settings.patience),
-        }
     result = Trainer(
         model,
         objective,
         loader,
         settings.trainer,
         world=world,
-        steps=settings.epochs * epoch_steps,
+        steps=steps or settings.epochs * epoch_steps,
         seed=seed,
         state_folder=state_folder,
-        identity={
-            **identity,
-            "cells": train.digest,
-            "tokens": dataclasses.asdict(tokens),
-            "model_config": model.config.model_dump(mode="json"),
-        },
-        **watch,
+        identity={**identity, "model_config": model.config.model_dump(mode="json")},
+        evaluate=evaluate,
+        evaluate_steps=epoch_steps,
+        patience=evaluate and Patience(judge_by, "loss", settings.patience),
     ).run()
     if not result.finished:
         message = f"stopped after step {result.totals.step} and saved: run it again to go on"
@@ -244,4 +283,4 @@ def _evaluate(
             numbers[name] += sizes[name]
     means = {name: sums[name] / max(numbers[name], 1.0) for name in sums}
     loss = sum(mean for name, mean in means.items() if name not in ("ecs", "dar"))
-    return {"heldout": {"loss": loss, **means}}
+    return {HELDOUT: {"loss": loss, **means}}

@@ -16,11 +16,12 @@ from scgpt_core.data.vocab import Vocabulary
 from scgpt_core.keys import SPECIAL_TOKENS
 from scgpt_core.model import ScGPT
 from scgpt_core.perturbation.data import Perturbations, read_perturbations
-from scgpt_core.perturbation.finetuning import perturb_dataset, stratum_shifts
+from scgpt_core.perturbation.finetuning import fit, perturb_dataset, stratum_shifts
 from scgpt_core.perturbation.pairs import NOT_PERTURBED, PERTURBED, PairLoader
 from scgpt_core.perturbation.splits import make_split
 from scgpt_core.perturbation.variant import add_tokens, make_model, make_tokens, scale_predictions
 from scgpt_core.runs import read_json, sha256
+from scgpt_core.train.parallel import World
 
 SETTINGS: dict[str, Any] = {
     "split": {"n_folds": 2, "validation_share": 0.3},
@@ -198,6 +199,28 @@ def test_predictions_are_scaled(data: Perturbations, ckpt: Checkpoint, *, affine
     before = model(batch, heads={"gep"}).gep_BL
     scale_predictions(model, 0.25)
     torch.testing.assert_close(model(batch, heads={"gep"}).gep_BL, before / 4)
+
+
+@pytest.mark.parametrize(("tune", "rank"), [("frozen", 0), ("lora", 2)])
+def test_what_is_trained_of_the_layers(
+    data: Perturbations, ckpt: Checkpoint, tmp_path: Path, *, tune: str, rank: int
+) -> None:
+    known = add_tokens(ckpt, data, min_matched=0.5)
+    trainer = SETTINGS["trainer"] | {"tune": tune, "lora_rank": 2}
+    chosen = settings(steps=3, trainer=trainer)
+    tokens = make_tokens(known, data, chosen)
+    model = make_model(known, data, tokens, chosen, gene_sets={}, init="pretrained", seed=0)
+    genes, layer = model.gene_embedding.table.weight, model.layers[0].attention.qkv
+    genes_before, before = genes.detach().clone(), layer.weight.detach().clone()
+    split = make_split(data, chosen.split, dataset_sha256="0", seed=1)
+    fitted = fit(
+        model, data, split.folds[0], tokens, chosen, seed=0, state_folder=tmp_path, identity={},
+        world=World(rank=0, size=1, local_size=1, device=torch.device("cpu")),
+    )  # fmt: skip
+    assert fitted.record["steps"] == 3
+    assert fitted.record["trained_weights"] < fitted.record["weights"] / 2
+    assert torch.linalg.matrix_rank(layer.weight.detach() - before, atol=1e-6) == rank
+    torch.testing.assert_close(genes.detach(), genes_before)  # freeze_genes
 
 
 @pytest.mark.slow
