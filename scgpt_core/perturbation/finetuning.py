@@ -38,7 +38,8 @@ from scgpt_core.perturbation.variant import (
     make_tokens,
     scale_predictions,
 )
-from scgpt_core.tasks.fitting import Fit, Init, Job, fine_tuning, fit_by_steps
+from scgpt_core.tasks.fitting import Fit, Job, fine_tuning, fit_by_steps
+from scgpt_core.tasks.variants import Init
 from scgpt_core.train.journal import METRICS, read_metrics
 from scgpt_core.train.objectives import Perturbation
 from scgpt_core.train.parallel import World, gather

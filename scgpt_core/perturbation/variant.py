@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from sklearn.decomposition import TruncatedSVD
 
-from scgpt_core.checkpoint import Checkpoint, adapt_model
-from scgpt_core.config import ModelConfig, PerturbationSettings
+from scgpt_core.checkpoint import Checkpoint
+from scgpt_core.config import PerturbationSettings
 from scgpt_core.data.genes import match_genes, match_var
 from scgpt_core.data.vocab import Vocabulary
 from scgpt_core.model import ScGPT
@@ -22,14 +22,13 @@ from scgpt_core.networks.gene_sets import GeneSets
 from scgpt_core.perturbation.data import Perturbations, genes_of
 from scgpt_core.perturbation.features import pathway_features
 from scgpt_core.perturbation.pairs import N_FLAGS, Tokens
-from scgpt_core.tasks.fitting import Init
-from scgpt_core.tasks.integration import FRESH
+from scgpt_core.tasks.variants import FRESH, Init, make_variant, without_batches
 
 _PLAIN = {
-    "n_batches": None, "batch_labels": False, "dar": False, "n_classes": None,
-    "gep": True, "gepc": None, "explicit_zero_prob": False,
+    "n_classes": None, "gep": True, "gepc": None, "explicit_zero_prob": False,
 }  # fmt: skip
 """What a perturbation model does without."""
+_FRESH = (*FRESH, "flag_embedding.", "target_context.")
 _TABLE = "gene_embedding.table.weight"
 
 log = logging.getLogger(__name__)
@@ -126,22 +125,16 @@ def make_model(
         Of the weights that start anew.
     """
     changes: dict[str, Any] = {
+        **without_batches(ckpt),
         **_PLAIN,
         "perturbation_flags": N_FLAGS,
         "perturbation_context": settings.context,
         "affine_gep": settings.affine,
         "max_tokens": 1 + min(settings.max_genes, len(tokens.columns)) + 2,
     }
-    if ckpt.config.batch_norm == "domain":
-        changes["batch_norm"] = None
-    if settings.dropout is not None:
-        changes["dropout"] = settings.dropout
-    torch.manual_seed(seed)
-    if init == "pretrained":
-        model = adapt_model(ckpt, changes, fresh=(*FRESH, "flag_embedding.", "target_context."))[0]
-    else:
-        config = ModelConfig.model_validate(ckpt.config.model_dump() | changes)
-        model = ScGPT(config, ckpt.model.attention).to(next(ckpt.model.parameters()).device)
+    model, _ = make_variant(
+        ckpt, changes, init=init, seed=seed, dropout=settings.dropout, fresh=_FRESH
+    )
     if settings.gene_start == "pathways":
         _start_from_pathways(model, data, tokens, gene_sets, seed=seed)
     model.gene_embedding.requires_grad_(not settings.freeze_genes)

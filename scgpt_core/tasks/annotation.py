@@ -18,13 +18,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from scgpt_core.checkpoint import (
-    TRAINING,
-    Checkpoint,
-    adapt_model,
-    load_checkpoint,
-    save_checkpoint,
-)
+from scgpt_core.checkpoint import TRAINING, Checkpoint, load_checkpoint, save_checkpoint
 from scgpt_core.config import AnnotationSettings, ModelConfig
 from scgpt_core.data.cells import Cells, read_cells, take_cells
 from scgpt_core.data.collate import TokenSettings
@@ -37,15 +31,7 @@ from scgpt_core.keys import CELL
 from scgpt_core.model import ScGPT
 from scgpt_core.runs import read_json
 from scgpt_core.tasks.datasets import variable_genes
-from scgpt_core.tasks.fitting import (
-    Fit,
-    Init,
-    Job,
-    fine_tuning,
-    fit_by_epochs,
-    loader_of_all,
-)
-from scgpt_core.tasks.integration import FRESH
+from scgpt_core.tasks.fitting import Fit, Job, fine_tuning, fit_by_epochs, loader_of_all
 from scgpt_core.tasks.labelling import (
     NO_CLASS,
     Split,
@@ -54,12 +40,12 @@ from scgpt_core.tasks.labelling import (
     temper,
     write_predictions,
 )
+from scgpt_core.tasks.variants import Init, make_variant, without_batches
 from scgpt_core.train.journal import METRICS, read_metrics
 from scgpt_core.train.objectives import Classification, class_weights
 from scgpt_core.train.parallel import World, gather
 
 _PLAIN = {
-    "n_batches": None, "batch_labels": False, "dar": False,
     "gep": False, "gepc": None, "explicit_zero_prob": False, "affine_gep": False,
     "gep_activation": None, "gep_adaptive_bias": False,
 }  # fmt: skip
@@ -115,16 +101,9 @@ def make_model(
     seed
         Of the weights that start anew.
     """
-    changes: dict[str, Any] = {**_PLAIN, "n_classes": n_classes, "max_tokens": settings.max_tokens}
-    if ckpt.config.batch_norm == "domain":
-        changes["batch_norm"] = None
-    if settings.dropout is not None:
-        changes["dropout"] = settings.dropout
-    torch.manual_seed(seed)
-    if init == "pretrained":
-        return adapt_model(ckpt, changes, fresh=FRESH)[0]
-    config = ModelConfig.model_validate(ckpt.config.model_dump() | changes)
-    return ScGPT(config, ckpt.model.attention).to(next(ckpt.model.parameters()).device)
+    changes = without_batches(ckpt) | _PLAIN
+    changes |= {"n_classes": n_classes, "max_tokens": settings.max_tokens}
+    return make_variant(ckpt, changes, init=init, seed=seed, dropout=settings.dropout)[0]
 
 
 def fit(

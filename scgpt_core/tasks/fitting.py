@@ -10,7 +10,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numba
 import numpy as np
@@ -24,6 +24,7 @@ from scgpt_core.data.collate import TokenSettings
 from scgpt_core.data.loader import ArraySource, ShardLoader
 from scgpt_core.model import ScGPT
 from scgpt_core.runs import run_record, sha256
+from scgpt_core.tasks.variants import Init
 from scgpt_core.train.guards import Patience
 from scgpt_core.train.memory import resolve_micro_batch
 from scgpt_core.train.objectives import Objective
@@ -35,9 +36,6 @@ _FOR_HELDOUT = 7  # added to the seed: cells are not held out by the draws of th
 _EVALUATION_CELLS = 64
 HELDOUT = "heldout"
 """Split of the cells that an early stop looks at."""
-
-Init = Literal["pretrained", "random"]
-"""Weights that a fine-tuning starts from; random: the model folder gives vocabulary and size."""
 
 
 class UnfinishedError(Exception):

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F  # noqa: N812
 
-from scgpt_core.checkpoint import Checkpoint, adapt_model, save_checkpoint
+from scgpt_core.checkpoint import Checkpoint, save_checkpoint
 from scgpt_core.config import IntegrationSettings, ModelConfig
 from scgpt_core.data.cells import Cells, read_cells, take_cells
 from scgpt_core.data.collate import TokenSettings
@@ -29,27 +29,11 @@ from scgpt_core.device import autocast, resolve_precision
 from scgpt_core.keys import BATCH
 from scgpt_core.model import ScGPT
 from scgpt_core.tasks.datasets import require_batches, variable_genes, write_embedding
-from scgpt_core.tasks.fitting import (
-    Fit,
-    Init,
-    fine_tuning,
-    fit_by_epochs,
-    hold_out,
-    loader_of_all,
-)
+from scgpt_core.tasks.fitting import Fit, fine_tuning, fit_by_epochs, hold_out, loader_of_all
+from scgpt_core.tasks.variants import Init, make_variant
 from scgpt_core.train.journal import METRICS, read_metrics
 from scgpt_core.train.objectives import Integration
 from scgpt_core.train.parallel import World, gather
-
-FRESH = (
-    "batch_embedding.",
-    "domain_norm.",
-    "gep_head.",
-    "gepc_head.",
-    "batch_head.",
-    "class_head.",
-)
-"""Weights that depend on the batches of a data set: they start anew where they do not fit."""
 
 log = logging.getLogger(__name__)
 
@@ -124,16 +108,9 @@ def make_model(
         "max_tokens": len(prepared.genes) + 1,
         "n_classes": None,
     }
-    if settings.dropout is not None:
-        changes["dropout"] = settings.dropout
-    torch.manual_seed(seed)
-    if init == "pretrained" and settings.inherit == "all":
-        return adapt_model(ckpt, changes, fresh=FRESH)[0]
-    config = ModelConfig.model_validate(ckpt.config.model_dump() | changes)
-    model = ScGPT(config, ckpt.model.attention)
-    if init == "pretrained":
-        model.gene_embedding.load_state_dict(ckpt.model.gene_embedding.state_dict())
-    return model.to(next(ckpt.model.parameters()).device)
+    return make_variant(
+        ckpt, changes, init=init, seed=seed, dropout=settings.dropout, inherit=settings.inherit
+    )[0]
 
 
 def fit(

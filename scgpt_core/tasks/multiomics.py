@@ -15,11 +15,10 @@ from typing import Any, Final, NamedTuple
 
 import anndata as ad
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, hstack
 
-from scgpt_core.checkpoint import Checkpoint, adapt_model, save_checkpoint
+from scgpt_core.checkpoint import Checkpoint, save_checkpoint
 from scgpt_core.config import ModelConfig, MultiomicsSettings
 from scgpt_core.data.cells import Cells, read_cells, take_cells
 from scgpt_core.data.genes import match_var
@@ -30,9 +29,10 @@ from scgpt_core.keys import BATCH, MODALITIES, RNA
 from scgpt_core.model import ScGPT
 from scgpt_core.model.weights import LoadReport
 from scgpt_core.tasks.datasets import variable_genes
-from scgpt_core.tasks.fitting import Fit, Init, fine_tuning, fit_by_epochs, hold_out
+from scgpt_core.tasks.fitting import Fit, fine_tuning, fit_by_epochs, hold_out
 from scgpt_core.tasks.imputation import Predictor
 from scgpt_core.tasks.mosaic import Problem, pose_problem, write_joint
+from scgpt_core.tasks.variants import FRESH, Init, make_variant
 from scgpt_core.train.journal import METRICS, read_metrics
 from scgpt_core.train.objectives import Multiomics
 from scgpt_core.train.parallel import World, gather
@@ -42,6 +42,7 @@ _PLAIN: Final = {
     "affine_gep": False, "gep_activation": None, "gep_adaptive_bias": False, "gep": True,
 }  # fmt: skip
 """What the tutorial does without."""
+_FRESH: Final = (*FRESH, "modality_embedding.", "batch_norm.")
 log = logging.getLogger(__name__)
 
 
@@ -153,25 +154,16 @@ def make_model(
         "gepc": "inner product" if settings.gepc else None,
         "max_tokens": len(prepared.genes) + 1,
     }
-    if settings.dropout is not None:
-        changes["dropout"] = settings.dropout
-    genes_alone = init == "random" or settings.inherit == "genes"
-    taken: dict[str, tuple[str, ...]] = {"all": ("",), "genes": ("gene_embedding.",)}
-    torch.manual_seed(seed)
-    return adapt_model(
+    return make_variant(
         ckpt,
         changes,
-        fresh=("",) if genes_alone else _FRESH,
-        inherit=() if init == "random" else taken[settings.inherit],
+        init=init,
+        seed=seed,
+        dropout=settings.dropout,
+        inherit=settings.inherit,
+        fresh=_FRESH,
         vocab=prepared.vocab,
     )
-
-
-_FRESH: Final = (
-    "batch_embedding.", "modality_embedding.", "gep_head.", "gepc_head.", "batch_head.",
-    "class_head.", "domain_norm.", "batch_norm.",
-)  # fmt: skip
-"""Weights that depend on batches and modalities: they start anew where they do not fit."""
 
 
 def fit(
