@@ -346,8 +346,6 @@ class IntegrationSettings(Settings):
     """Highly variable genes (seurat_v3, per batch); each is a token of every cell, zeros kept."""
     min_matched: Share = 0.5
     """Share of a data set's counts whose genes must be in the vocabulary, or the run stops."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: a GPU where there is one. "cuda" without a GPU is an error, never a silent CPU run."""
     mask_share: Share = 0.4
     """Share of the values that are masked."""
     gepc: bool = True
