@@ -1,0 +1,150 @@
+"""A config and its tables, validated together before any job starts."""
+
+import importlib.util
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from scgpt_core.config.tables import (
+    CorpusRow,
+    DatasetRow,
+    ExpectedRow,
+    MethodRow,
+    ModelRow,
+    Tables,
+    explain,
+    read_rows,
+    read_table,
+)
+from scgpt_core.config.whole import Config
+
+logger = logging.getLogger(__name__)
+
+
+def load_config(config: Mapping[str, Any], root: Path) -> tuple[Config, Tables]:
+    """Validate a config mapping and the tables that it names.
+
+    Parameters
+    ----------
+    config
+        As read from YAML.
+    root
+        Folder that relative paths of tables start from.
+
+    Raises
+    ------
+    ValueError
+        That names the key's path, what was found there and what is allowed.
+    """
+    try:
+        cfg = Config.model_validate(dict(config))
+    except ValidationError as error:
+        message = f"config: {explain(error)}"
+        raise ValueError(message) from None
+    tables = Tables(
+        corpora=read_table(root / cfg.corpora, CorpusRow),
+        models=read_table(root / cfg.models, ModelRow),
+        datasets=read_table(root / cfg.datasets, DatasetRow),
+        methods=read_table(root / cfg.methods, MethodRow),
+        expected=tuple(row for _, row in read_rows(root / cfg.expected, ExpectedRow))
+        if cfg.expected
+        else (),
+    )
+    _check_names(cfg, tables)
+    _check_reference(cfg, tables)
+    _check_datasets(cfg, tables)
+    _check_fetched(cfg, tables, root)
+    return cfg, tables
+
+
+def leave_out_missing(cfg: Config, tables: Tables) -> Config:
+    """Leave out of the benchmark the methods whose packages are not installed, and say so."""
+    kept = []
+    for name in cfg.benchmark.methods:
+        package = tables.methods[name].requires
+        if package and importlib.util.find_spec(package) is None:
+            logger.warning(
+                "benchmark.methods: %s is left out: it needs the package %s, which is not"
+                " installed here (pip install -e .[baselines], or snakemake --sdm conda)",
+                name,
+                package,
+            )
+        else:
+            kept.append(name)
+    benchmark = cfg.benchmark.model_copy(update={"methods": tuple(kept)})
+    return cfg.model_copy(update={"benchmark": benchmark})
+
+
+def _check_names(cfg: Config, tables: Tables) -> None:
+    """Stop where a name is in no row of its table."""
+    rows, benchmark = tables.datasets, cfg.benchmark
+    parts = [part for row in rows.values() for part in row.parts]
+    origins = [m.init_from for m in tables.models.values() if m.init_from]
+    for key, found, allowed in (
+        ("corpus", [cfg.corpus], tables.corpora),
+        ("qc_by_corpus", cfg.qc_by_corpus, tables.corpora),
+        ("model", [cfg.model], tables.models),
+        ("checkpoints", cfg.checkpoints, tables.models),
+        (f"{cfg.datasets}: parts", parts, rows),
+        ("index.reference", cfg.index.reference, {**tables.corpora, **rows}),
+        ("generation.datasets", cfg.generation.datasets, rows),
+        ("networks.datasets", cfg.networks.datasets, rows),
+        ("index.queries", cfg.index.queries, rows),
+        ("benchmark.integration", benchmark.integration, rows),
+        ("benchmark.annotation", benchmark.annotation, rows),
+        ("benchmark.multiomics", benchmark.multiomics, rows),
+        ("benchmark.perturbation", benchmark.perturbation, rows),
+        ("benchmark.methods", benchmark.methods, tables.methods),
+        (f"{cfg.expected}: dataset", [row.dataset for row in tables.expected], rows),
+        (f"{cfg.expected}: method", [row.method for row in tables.expected], tables.methods),
+        (f"{cfg.models}: corpus", [m.corpus for m in tables.models.values()], tables.corpora),
+        (f"{cfg.models}: init_from", origins, tables.models),
+    ):
+        unknown = sorted(set(found) - set(allowed))
+        if unknown:
+            message = (
+                f"config: {key}: {', '.join(unknown)} is in no row of its table; "
+                f"allowed: {', '.join(sorted(allowed))}"
+            )
+            raise ValueError(message)
+
+
+def _check_reference(cfg: Config, tables: Tables) -> None:
+    """Stop where a name of the index's reference may mean two things."""
+    twice = sorted({*cfg.index.reference} & {*tables.corpora} & {*tables.datasets})
+    if twice:
+        message = (
+            f"config: index.reference: {', '.join(twice)} is both in {cfg.corpora} and in "
+            f"{cfg.datasets}: rename one"
+        )
+        raise ValueError(message)
+
+
+def _check_datasets(cfg: Config, tables: Tables) -> None:
+    """Stop where the row of a data set lacks what its task needs."""
+    for name in cfg.benchmark.annotation:
+        if not tables.datasets[name].query:
+            message = (
+                f"config: benchmark.annotation: {cfg.datasets} names no query batches of {name}"
+            )
+            raise ValueError(message)
+    for name in cfg.benchmark.multiomics:
+        row = tables.datasets[name]
+        if not any(tables.datasets[part].modalities for part in (name, *row.parts)):
+            message = f"config: benchmark.multiomics: {cfg.datasets} names no modalities of {name}"
+            raise ValueError(message)
+
+
+def _check_fetched(cfg: Config, tables: Tables, root: Path) -> None:
+    """Stop where files of data sets of the benchmark are to be fetched by hand, and were not."""
+    names = {*cfg.benchmark.integration, *cfg.benchmark.annotation, *cfg.benchmark.multiomics}
+    parts = {part for name in names for part in tables.datasets[name].parts or (name,)}
+    rows = [tables.datasets[part] for part in sorted(parts)]
+    absent = [row for row in rows if row.source and row.path and not (root / row.path).exists()]
+    if absent:
+        said = "; ".join(f"{row.dataset}: get {row.path} from {row.source}" for row in absent)
+        message = f"config: {cfg.datasets}: {said}"
+        raise ValueError(message)

@@ -1,0 +1,233 @@
+"""Rows of the tables beside `config/config.yaml`, and how these are read."""
+
+import csv
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self, TypeVar
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+
+from scgpt_core.config.base import Name, Settings, Task
+
+
+def _split(names: object) -> object:
+    """Names of a table's cell, which blanks separate; one that has blanks itself is quoted."""
+    return tuple(shlex.split(names)) if isinstance(names, str) else names
+
+
+def _split_pairs(pairs: object) -> object:
+    """Pairs `NAME=VALUE` of a table's cell, which blanks separate."""
+    if not isinstance(pairs, str):
+        return pairs
+    split = [pair.partition("=") for pair in shlex.split(pairs)]
+    return {name: value for name, _, value in split}
+
+
+def _check_modalities(places: Mapping[str, str]) -> Mapping[str, str]:
+    unknown = sorted(places.keys() - {"protein", "atac"})
+    if unknown or not all(places.values()):
+        message = f"{', '.join(unknown) or 'a place is empty'}: give protein=KEY, atac=KEY or both"
+        raise ValueError(message)
+    return places
+
+
+class CorpusRow(Settings):
+    """A row of corpora.tsv."""
+
+    corpus: Name
+    census: str
+    """A Census release (a date, "stable", "latest"), the path of a local SOMA collection, or a
+    table (.tsv) of h5ad files, of which a local Census is made."""
+    organism: str
+    """As the Census spells it: homo_sapiens."""
+    obs_value_filter: str
+    """Which cells, in the Census's filter language."""
+    description: str = ""
+
+
+class SourceRow(Settings):
+    """A row of a table of h5ad files that make a local Census, as resources/demo_census.tsv.
+
+    What describes the cells is the same for all of them, or ``obs:NAME``: as column NAME says.
+    """
+
+    dataset_id: Name
+    """Of the data set in the Census; rows of one data set may be several."""
+    path: str
+    """h5ad with raw counts, relative to the repository or absolute."""
+    layer: str | None = None
+    """Where the raw counts are: a layer, or "raw" for ``adata.raw``; empty: X."""
+    cells: str | None = None
+    """pandas query on obs that keeps cells; empty: all."""
+    primary: str | None = None
+    """pandas query on obs: the cells whose primary copy this is (`is_primary_data`); empty: all."""
+    assay: str
+    """As the Census spells it."""
+    donor_id: str
+    """Donor; unique in its data set."""
+    suspension_type: str
+    """cell, nucleus or na."""
+    tissue_general: str
+    """As the Census spells it."""
+    disease: str
+    """As the Census spells it; normal for healthy donors."""
+    cell_type: str = "unknown"
+    """Label by an expert; harmonised by resources/cell_types.tsv."""
+    title: str = ""
+    """Of the data set."""
+    citation: str = ""
+    """Of the data set."""
+
+
+class ModelRow(Settings):
+    """A row of models.tsv."""
+
+    model: Name
+    corpus: Name
+    """The corpus that it is trained on."""
+    init_from: Name | None = None
+    """The model whose weights training starts from (continual pretraining)."""
+    description: str = ""
+
+
+class DatasetRow(Settings):
+    """A row of datasets.tsv: a file of cells, or other rows of the table merged."""
+
+    dataset: Name
+    path: str | None = None
+    """h5ad, relative to the repository or absolute, or a URL."""
+    sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    """Of the file; needed for a URL."""
+    layer: str | None = None
+    """Where the raw counts are: a layer, or "raw" for ``adata.raw``; empty: X."""
+    batch_key: str | None = None
+    """obs column of the batch; empty: all cells are of one."""
+    label_key: str | None = None
+    """obs column of the cell type; empty: all are unknown."""
+    obs_filter: str | None = None
+    """pandas query on obs that keeps cells, as `demuxlet_cls == "SNG"`."""
+    modalities: Annotated[
+        Mapping[str, str], BeforeValidator(_split_pairs), AfterValidator(_check_modalities)
+    ] = Field(default_factory=dict)
+    """What is measured beside RNA and where, as `protein=KEY`: a key of obsm, whose features are
+    named by its columns or in uns["protein_names"], or the name of a modality of an .h5mu."""
+    obs_columns: Annotated[tuple[str, ...], BeforeValidator(_split)] = ()
+    """More obs columns to keep, text: of a reference, or the conditions of a screen."""
+    parts: Annotated[tuple[Name, ...], BeforeValidator(_split)] = ()
+    """Instead of a path: rows whose cells are merged over their common genes, each a batch."""
+    query: Annotated[tuple[str, ...], BeforeValidator(_split)] = ()
+    """Batches that annotation gives labels to, as learned from the cells of the others; and whose
+    other modalities are imputed from RNA."""
+    source: str = ""
+    """Page where the file is to be had by hand, where `path` is not one that can be downloaded."""
+    description: str = ""
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> Self:
+        if (self.path is None) == (not self.parts):
+            message = f"data set {self.dataset} needs a path or parts, and not both"
+            raise ValueError(message)
+        return self
+
+
+class MethodRow(Settings):
+    """A row of methods.tsv."""
+
+    method: Name
+    task: Task
+    """What it is a method of."""
+    rule: Literal["baseline", "embed", "finetune", "score"]
+    """The rule that runs it; score: it is scored from the data alone."""
+    init: Literal["pretrained", "random"] | None = None
+    """Weights that a model starts from (embed and finetune)."""
+    uses_labels: bool = False
+    """Whether it sees the cell types that it is scored on."""
+    requires: str | None = None
+    """Package that it imports beyond the core lock; where it is not installed, `leave_out_missing`
+    leaves the method out."""
+    title: str
+    """Its name in plots and tables."""
+
+
+class ExpectedRow(Settings):
+    """A row of expected.tsv: a value that somebody published, to stand beside ours."""
+
+    task: Task
+    dataset: Name
+    """A row of datasets.tsv."""
+    method: Name
+    """The row of methods.tsv that it is to be compared with."""
+    metric: Literal["avg_bio", "avg_batch", "overall", "accuracy", "macro_f1"]
+    value: float
+    source: str
+    """Where it was published."""
+
+
+class Tables(Settings):
+    """The four tables, by name, and published values."""
+
+    corpora: dict[str, CorpusRow]
+    models: dict[str, ModelRow]
+    datasets: dict[str, DatasetRow]
+    methods: dict[str, MethodRow]
+    expected: tuple[ExpectedRow, ...] = ()
+
+
+Row = TypeVar("Row", bound=Settings)
+
+
+def read_table(path: Path, row: type[Row]) -> dict[str, Row]:
+    """Rows of a tab-separated table by the value of their first column, see `read_rows`.
+
+    Raises
+    ------
+    ValueError
+        As `read_rows`, and where a name stands twice.
+    """
+    rows: dict[str, Row] = {}
+    for line, parsed in read_rows(path, row):
+        name = str(next(iter(parsed.model_dump().values())))
+        if name in rows:
+            message = f"{path}, line {line}: {name!r} stands there twice"
+            raise ValueError(message)
+        rows[name] = parsed
+    return rows
+
+
+def read_rows(path: Path, row: type[Row]) -> list[tuple[int, Row]]:
+    """Rows of a tab-separated table with the numbers of their lines; empty cells are left out.
+
+    Raises
+    ------
+    ValueError
+        With file, line and column, where a row does not fit.
+    """
+    if not path.is_file():
+        message = f"table {path} does not exist"
+        raise ValueError(message)
+    rows = []
+    with path.open(newline="") as file:
+        for line, record in enumerate(csv.DictReader(file, delimiter="\t"), start=2):
+            if None in record or None in record.values():
+                message = f"{path}, line {line}: not as many columns as the header has"
+                raise ValueError(message)
+            filled = {key: value for key, value in record.items() if value}
+            try:
+                parsed = row.model_validate(filled)
+            except ValidationError as error:
+                message = f"{path}, line {line}: {explain(error)}"
+                raise ValueError(message) from None
+            rows.append((line, parsed))
+    return rows
+
+
+def explain(error: ValidationError) -> str:
+    """One line of what is wrong: path of each key, what is due, what was found."""
+    lines = []
+    for problem in error.errors():
+        path = ".".join(map(str, problem["loc"]))
+        found = "" if problem["type"] == "missing" else f" (found {problem['input']!r})"
+        said = "no such key" if problem["type"] == "extra_forbidden" else problem["msg"]
+        lines.append(f"{path}: {said}{found}")
+    return "; ".join(lines)

@@ -1,0 +1,80 @@
+"""The whole of `config/config.yaml`."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from scgpt_core.config.base import Name, Settings
+from scgpt_core.config.corpus import CensusSettings, QCSettings, ShardSettings
+from scgpt_core.config.index import IndexSettings
+from scgpt_core.config.networks import NetworkSettings
+from scgpt_core.config.perturbation import PerturbationSettings
+from scgpt_core.config.tasks import (
+    AnnotationSettings,
+    EmbedSettings,
+    GenerationSettings,
+    IntegrationSettings,
+    MultiomicsSettings,
+)
+from scgpt_core.config.training import PretrainSettings
+
+
+class BenchmarkSettings(Settings):
+    """Which methods are scored on which data sets."""
+
+    integration: tuple[Name, ...] = ()
+    """Data sets of the integration benchmark."""
+    annotation: tuple[Name, ...] = ()
+    """Data sets of the annotation benchmark; their rows say which batches are the `query`."""
+    multiomics: tuple[Name, ...] = ()
+    """Data sets of the multi-omics benchmark: their rows have `modalities`, and the batches of
+    `query`, if any, are given RNA alone."""
+    perturbation: tuple[Name, ...] = ()
+    """Data sets of the perturbation benchmark; their rows keep the conditions (`obs_columns`)."""
+    methods: tuple[Name, ...] = ()
+    """Methods, rows of methods.tsv; each runs on the data sets of its task."""
+    seeds: tuple[int, ...] = (0,)
+    """Each method runs once with each."""
+
+
+class Config(Settings):
+    """`config/config.yaml`."""
+
+    seed: int = 0
+    """Of everything that is drawn."""
+    corpora: Path
+    """Table of corpora, relative to the repository (or absolute)."""
+    models: Path
+    """Table of models."""
+    datasets: Path
+    """Table of data sets."""
+    methods: Path
+    """Table of methods."""
+    expected: Path | None = None
+    """Table of published values, which the report shows beside those of the run; null: none."""
+    corpus: Name
+    """The corpus to build, a row of `corpora`."""
+    model: Name
+    """The model to train or import and to use, a row of `models`."""
+    checkpoints: dict[Name, Path] = Field(default_factory=dict)
+    """Published checkpoint folders that you have, by model: imported, not trained."""
+    census: CensusSettings = CensusSettings()
+    qc: QCSettings = QCSettings()
+    qc_by_corpus: dict[Name, QCSettings] = Field(default_factory=dict)
+    """Where corpora differ from `qc`, by corpus."""
+    shards: ShardSettings = ShardSettings()
+    pretrain: PretrainSettings = PretrainSettings()
+    embed: EmbedSettings = EmbedSettings()
+    integration: IntegrationSettings = IntegrationSettings()
+    annotation: AnnotationSettings = AnnotationSettings()
+    multiomics: MultiomicsSettings = MultiomicsSettings()
+    perturbation: PerturbationSettings = PerturbationSettings()
+    generation: GenerationSettings = GenerationSettings()
+    networks: NetworkSettings = NetworkSettings()
+    index: IndexSettings = IndexSettings()
+    benchmark: BenchmarkSettings = BenchmarkSettings()
+
+    def qc_of(self, corpus: str) -> QCSettings:
+        """Thresholds of a corpus: `qc`, but for what `qc_by_corpus` says of it."""
+        own = self.qc_by_corpus.get(corpus, QCSettings())
+        return self.qc.model_copy(update=own.model_dump(exclude_unset=True))
