@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from scgpt_core.data.shards import Corpus
+from scgpt_core.train.subspace import leading_subspace
 
 _CELLS = 20_000
 """Cells that are looked at, at most."""
@@ -59,11 +60,9 @@ def gene_loadings(corpus: Corpus, n_components: int, *, seed: int) -> Tensor:
     """
     x_NT, mean_T = _standardise(corpus, seed)
     x_TN = x_NT.t().to_sparse_csr()
-    generator = torch.Generator().manual_seed(seed)
-    basis_TK = torch.randn(x_NT.shape[1], n_components, generator=generator)
-    for _ in range(_ITERATIONS):  # of subspace iteration, on cells less their mean
-        scores_NK = x_NT @ basis_TK - mean_T @ basis_TK
-        basis_TK = torch.linalg.qr(x_TN @ scores_NK - mean_T[:, None] * scores_NK.sum(0)).Q
+    basis_TK = leading_subspace(
+        x_NT, x_TN, n_components, iterations=_ITERATIONS, seed=seed, mean_T=mean_T
+    )
     components_NK = torch.linalg.svd(x_NT @ basis_TK - mean_T @ basis_TK, full_matrices=False).U
     loadings_TK = x_TN @ components_NK - mean_T[:, None] * components_NK.sum(0)
     # A component's sign is arbitrary, and would follow from how threads round.

@@ -16,8 +16,10 @@ from torch import Tensor
 
 from scgpt_core.batch import Batch
 from scgpt_core.train.objectives import is_gene
+from scgpt_core.train.subspace import leading_subspace
 
 _COMPONENTS = 32
+_ITERATIONS = 6
 _PENALTIES = (10.0, 100.0, 1000.0)
 """Of the ridge, relative to components of unit variance; the best on every tenth cell is taken."""
 
@@ -154,17 +156,14 @@ def _with_constant(scores_NK: Tensor) -> Tensor:
 
 
 def _components(known: _Entries, n_tokens: int, seed: int) -> Tensor:
-    """Leading right singular vectors of the cells x tokens matrix, by subspace iteration."""
+    """Leading right singular vectors of the cells x tokens matrix, about."""
     n_cells = int(known.cell_M.max()) + 1
     index = torch.stack([known.cell_M, known.token_M])
     shape = (n_cells, n_tokens)
     x_NT = torch.sparse_coo_tensor(index, known.value_M, shape, check_invariants=True).coalesce()
-    x_TN = x_NT.t().coalesce()
-    generator = torch.Generator().manual_seed(seed)
-    basis_TK = torch.randn(n_tokens, min(_COMPONENTS, n_cells), generator=generator)
-    for _ in range(6):
-        basis_TK = torch.linalg.qr(x_TN @ (x_NT @ basis_TK)).Q
-    return basis_TK
+    return leading_subspace(
+        x_NT, x_NT.t().coalesce(), min(_COMPONENTS, n_cells), iterations=_ITERATIONS, seed=seed
+    )
 
 
 def _ridge(unknown: _Entries, scores_NC: Tensor, n_tokens: int, penalty: float) -> Tensor:
