@@ -15,7 +15,7 @@ from torch import Tensor
 
 from scgpt_core.checkpoint import Checkpoint, load_checkpoint
 from scgpt_core.config import ModelConfig, NetworkSettings
-from scgpt_core.data.cells import Cells, read_cells, take_cells
+from scgpt_core.data.cells import Cells
 from scgpt_core.data.collate import TokenSettings
 from scgpt_core.networks.edges import tabulate_edges
 from scgpt_core.networks.embeddings import batches
@@ -58,17 +58,10 @@ def attend_dataset(
             ckpt = with_random_weights(ckpt, seed)
         check_heads(ckpt.config, settings)
         network = open_network(cells)
-        read = read_cells(network.adata, network.token_ids)
+        genes, regulators = network.token_ids, network.columns
         values = {
-            condition: attend_genes(
-                take_cells(read, rows),
-                ckpt,
-                network.token_ids,
-                network.columns,
-                settings=settings,
-                seed=seed,
-            )
-            for condition, rows in network.rows.items()
+            condition: attend_genes(each, ckpt, genes, regulators, settings=settings, seed=seed)
+            for condition, each in network.cells().items()
         }
         edges = tabulate_edges(values, network.regulators, network.genes, signed=False)
         with whole(output) as temporary:

@@ -17,7 +17,7 @@ from scgpt_core.batch import Batch
 from scgpt_core.checkpoint import Checkpoint, load_checkpoint
 from scgpt_core.config import NetworkSettings
 from scgpt_core.data.binning import draw_keys
-from scgpt_core.data.cells import Cells, read_cells, take_cells
+from scgpt_core.data.cells import Cells, take_cells
 from scgpt_core.networks.attention import gene_tokens
 from scgpt_core.networks.edges import tabulate_edges
 from scgpt_core.networks.embeddings import BATCH_TOKENS, batches
@@ -66,17 +66,10 @@ def knock_out_dataset(
     with run_record(run_json, described) as run:
         ckpt = load_checkpoint(model_folder, settings.device)
         network = open_network(cells)
-        read = read_cells(network.adata, network.token_ids)
+        genes, regulators = network.token_ids, network.columns
         found = {
-            condition: knock_out(
-                take_cells(read, rows),
-                ckpt,
-                network.token_ids,
-                network.columns,
-                settings=settings,
-                seed=seed,
-            )
-            for condition, rows in network.rows.items()
+            condition: knock_out(each, ckpt, genes, regulators, settings=settings, seed=seed)
+            for condition, each in network.cells().items()
         }
         values = {condition: each.change_TG for condition, each in found.items()}
         edges = tabulate_edges(values, network.regulators, network.genes, signed=True)

@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scgpt_core.config import Contrast, NetworkSettings
+from scgpt_core.data.cells import Cells, read_cells, take_cells
 from scgpt_core.data.vocab import Vocabulary
 from scgpt_core.keys import LABEL
 from scgpt_core.networks.cells import (
@@ -54,6 +55,11 @@ class NetworkCells(NamedTuple):
         """(G,)."""
         token_ids: NDArray[np.int32] = self.adata.var[TOKEN].to_numpy(np.int32)
         return token_ids
+
+    def cells(self) -> dict[str, Cells]:
+        """Cells of each condition, by token id."""
+        read = read_cells(self.adata, self.token_ids)
+        return {condition: take_cells(read, rows) for condition, rows in self.rows.items()}
 
 
 def prepare_network(
