@@ -9,12 +9,10 @@ import pandas as pd
 import pytest
 import torch
 from screen import GENES, make_screen
+from tiny_model import save_tiny_model
 
-from scgpt_core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from scgpt_core.config import ModelConfig, PerturbationSettings
-from scgpt_core.data.vocab import Vocabulary
-from scgpt_core.keys import SPECIAL_TOKENS
-from scgpt_core.model import ScGPT
+from scgpt_core.checkpoint import Checkpoint, load_checkpoint
+from scgpt_core.config import PerturbationSettings
 from scgpt_core.perturbation.data import Perturbations, read_perturbations
 from scgpt_core.perturbation.finetuning import fit, perturb_dataset, stratum_shifts
 from scgpt_core.perturbation.pairs import NOT_PERTURBED, PERTURBED, PairLoader
@@ -45,15 +43,9 @@ def settings(**changes: object) -> PerturbationSettings:
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model that lacks a measured gene (CD3D) and two perturbed ones."""
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    vocab = Vocabulary([*SPECIAL_TOKENS, *GENES[1:], "IFNGR1", "IFNGR2", "JAK2"])
-    torch.manual_seed(1)
-    config = ModelConfig(
-        width=16, n_layers=1, n_heads=2, ffn_width=16, dropout=0.0, n_bins=11,
-        n_tokens=vocab.n_tokens, pad_id=vocab.pad_id, cls_id=vocab.cls_id,
-    )  # fmt: skip
-    save_checkpoint(folder, ScGPT(config), vocab, training={})
-    return folder
+    return save_tiny_model(
+        tmp_path_factory.mktemp("models") / "tiny", [*GENES[1:], "IFNGR1", "IFNGR2", "JAK2"]
+    )
 
 
 @pytest.fixture

@@ -13,12 +13,10 @@ import pandas as pd
 import pytest
 import torch
 from scipy.sparse import csr_matrix
+from tiny_model import save_tiny_model
 
-from scgpt_core.checkpoint import load_checkpoint, save_checkpoint
-from scgpt_core.config import AnnotationSettings, ModelConfig
-from scgpt_core.data.vocab import Vocabulary
-from scgpt_core.keys import SPECIAL_TOKENS
-from scgpt_core.model import ScGPT
+from scgpt_core.checkpoint import load_checkpoint
+from scgpt_core.config import AnnotationSettings
 from scgpt_core.tasks import annotation
 from scgpt_core.tasks.annotation import annotate_cells, annotate_dataset
 from scgpt_core.tasks.fitting import UnfinishedError
@@ -60,15 +58,7 @@ def dataset(adata: ad.AnnData, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture(scope="module")
 def model_folder(adata: ad.AnnData, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model with its own weights, that knows most of the genes."""
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    vocab = Vocabulary([*SPECIAL_TOKENS, *sorted(adata.var_names)[20:]])
-    torch.manual_seed(1)
-    config = ModelConfig(
-        width=16, n_layers=1, n_heads=2, ffn_width=16, dropout=0.0, n_bins=11,
-        n_tokens=vocab.n_tokens, pad_id=vocab.pad_id, cls_id=vocab.cls_id,
-    )  # fmt: skip
-    save_checkpoint(folder, ScGPT(config), vocab, training={})
-    return folder
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny", sorted(adata.var_names)[20:])
 
 
 def run(

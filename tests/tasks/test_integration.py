@@ -5,12 +5,10 @@ import anndata as ad
 import numpy as np
 import pytest
 import torch
+from tiny_model import save_tiny_model
 
-from scgpt_core.checkpoint import load_checkpoint, save_checkpoint
-from scgpt_core.config import DatasetRow, IntegrationSettings, ModelConfig
-from scgpt_core.data.vocab import Vocabulary
-from scgpt_core.keys import SPECIAL_TOKENS
-from scgpt_core.model import ScGPT
+from scgpt_core.checkpoint import load_checkpoint
+from scgpt_core.config import DatasetRow, IntegrationSettings
 from scgpt_core.tasks import integration
 from scgpt_core.tasks.datasets import prepare_dataset
 from scgpt_core.tasks.fitting import UnfinishedError
@@ -47,15 +45,9 @@ def adata(dataset: Path) -> ad.AnnData:
 @pytest.fixture(scope="module")
 def model_folder(adata: ad.AnnData, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model with its own weights, that knows every other gene."""
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    vocab = Vocabulary([*SPECIAL_TOKENS, *sorted(adata.var_names)[::-2]])
-    torch.manual_seed(1)
-    config = ModelConfig(
-        width=16, n_layers=2, n_heads=2, ffn_width=16, dropout=0.0, n_bins=11,
-        n_tokens=vocab.n_tokens, pad_id=vocab.pad_id, cls_id=vocab.cls_id,
-    )  # fmt: skip
-    save_checkpoint(folder, ScGPT(config), vocab, training={})
-    return folder
+    return save_tiny_model(
+        tmp_path_factory.mktemp("models") / "tiny", sorted(adata.var_names)[::-2], n_layers=2
+    )
 
 
 def run(

@@ -8,13 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tiny_model import save_tiny_model
 
-from scgpt_core.checkpoint import load_checkpoint, save_checkpoint
-from scgpt_core.config import DatasetRow, ModalitySettings, ModelConfig, MultiomicsSettings
-from scgpt_core.data.vocab import Vocabulary
+from scgpt_core.checkpoint import load_checkpoint
+from scgpt_core.config import DatasetRow, ModalitySettings, MultiomicsSettings
 from scgpt_core.joint_baselines import JOINT_BASELINES, run_joint_baseline
-from scgpt_core.keys import EMBEDDING, IMPUTED, SPECIAL_TOKENS
-from scgpt_core.model import ScGPT
+from scgpt_core.keys import EMBEDDING, IMPUTED
 from scgpt_core.scores import score_embedding, score_imputation
 from scgpt_core.tasks import multiomics
 from scgpt_core.tasks.datasets import prepare_dataset
@@ -79,14 +78,7 @@ def model_folder(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """A tiny model that knows most of the genes, and no protein."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
     genes = sorted(set(ad.read_h5ad(dataset).var["feature_id"]) - {""})
-    vocab = Vocabulary([*SPECIAL_TOKENS, *genes[5:]])
-    torch.manual_seed(1)
-    config = ModelConfig(
-        width=16, n_layers=1, n_heads=2, ffn_width=16, dropout=0.0, n_bins=11,
-        n_tokens=vocab.n_tokens, pad_id=vocab.pad_id, cls_id=vocab.cls_id,
-    )  # fmt: skip
-    save_checkpoint(folder, ScGPT(config), vocab, training={})
-    return folder
+    return save_tiny_model(folder, genes[5:])
 
 
 def run(

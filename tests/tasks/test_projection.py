@@ -5,13 +5,10 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pytest
-import torch
+from tiny_model import save_tiny_model
 
-from scgpt_core.checkpoint import save_checkpoint
-from scgpt_core.config import DatasetRow, IntegrationSettings, ModelConfig
-from scgpt_core.data.vocab import Vocabulary
-from scgpt_core.keys import EMBEDDING, SPECIAL_TOKENS
-from scgpt_core.model import ScGPT
+from scgpt_core.config import DatasetRow, IntegrationSettings
+from scgpt_core.keys import EMBEDDING
 from scgpt_core.tasks.datasets import prepare_dataset
 from scgpt_core.tasks.integration import integrate_dataset
 from scgpt_core.tasks.projection import embed_later_cells
@@ -40,13 +37,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[ad.AnnData, ad.A
         row, folder / "source.h5ad", folder / "cells.h5ad",
         cell_types=ROOT / "resources/cell_types.tsv",
     )  # fmt: skip
-    vocab = Vocabulary([*SPECIAL_TOKENS, *sorted(first.var_names)])
-    torch.manual_seed(1)
-    config = ModelConfig(
-        width=16, n_layers=1, n_heads=2, ffn_width=16, dropout=0.0, n_bins=11,
-        n_tokens=vocab.n_tokens, pad_id=vocab.pad_id, cls_id=vocab.cls_id,
-    )  # fmt: skip
-    save_checkpoint(folder / "tiny", ScGPT(config), vocab, training={})
+    save_tiny_model(folder / "tiny", sorted(first.var_names))
     integrate_dataset(
         folder / "cells.h5ad", folder / "tiny", folder / "out", state_folder=folder / "state",
         settings=SETTINGS, init="pretrained", seed=5,
