@@ -52,7 +52,9 @@ def get_names(names):
 
 def get_code(*modules):
     """Digests of modules: as a param of a cheap rule, so that editing one runs it again."""
-    return [sha256(ROOT / "scgpt_core" / f"{module}.py") for module in modules]
+    paths = [ROOT / "scgpt_core" / module for module in modules]
+    files = [sorted(path.glob("*.py")) or [f"{path}.py"] for path in paths]
+    return [sha256(file) for found in files for file in found]
 
 
 def get_model_files(model="{model}"):

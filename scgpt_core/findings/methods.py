@@ -1,0 +1,168 @@
+"""What the report says of methods beside each other."""
+
+from collections.abc import Collection, Mapping
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from scgpt_core.findings.words import TIE, plural
+
+_KINDS: Final = {
+    "baseline": "a simple baseline",
+    "random": "a control, the same network with random weights: what pretraining adds is above it",
+    "embed": "the pretrained model as it is, which was not trained on these cells",
+    "finetune": "the model trained further on these cells",
+    "score": "no method but the ceiling: one half of the true cells predicts the other",
+}
+"""What a method is, by the rule that runs it."""
+
+
+def say_methods(methods: Mapping[str, Mapping[str, Any]]) -> str:
+    """List the methods in Markdown, each with what kind it is.
+
+    Parameters
+    ----------
+    methods
+        Rows of methods.tsv, by name.
+    """
+    lines = []
+    for row in methods.values():
+        kind = _KINDS["random" if row.get("init") == "random" else row["rule"]]
+        labels = "; it sees the cell types that it is scored on" if row.get("uses_labels") else ""
+        lines.append(f"- **{row['title']}**: {kind}{labels}")
+    return "\n".join(lines)
+
+
+def rank_methods(
+    summary: pd.DataFrame, *, dataset: str, metric: str, baselines: Collection[str]
+) -> pd.DataFrame:
+    """Methods of one data set from best to worst, beside the best simple baseline.
+
+    Parameters
+    ----------
+    summary
+        As `summarise_scores` gives it: dataset, method, metric, mean, low, high, n_seeds.
+    dataset, metric
+        Which of them; greater values are better.
+    baselines
+        Methods that count as simple baselines.
+
+    Returns
+    -------
+    Index method; mean, low and high (95 % interval, missing for one seed), n_seeds, baseline
+    (bool), and gain: the mean less that of the best baseline, missing where there is none.
+    """
+    part = summary[(summary["dataset"] == dataset) & (summary["metric"] == metric)]
+    ranking = part.set_index("method")[["mean", "low", "high", "n_seeds"]]
+    ranking["baseline"] = ranking.index.isin(list(baselines))
+    ranking["gain"] = ranking["mean"] - ranking.loc[ranking["baseline"], "mean"].max()
+    return ranking.sort_values("mean", ascending=False)
+
+
+def say_winner(ranking: pd.DataFrame, *, dataset: str, metric: str) -> str:
+    """Say in Markdown who is best on one data set, by how much, and how sure that is.
+
+    Parameters
+    ----------
+    ranking
+        As `rank_methods` gives it, with the methods' titles as index.
+    dataset, metric
+        Their names, for the sentence.
+    """
+    best = ranking.iloc[0]
+    said = f"On **{dataset}**, **{best.name}** has the highest {metric} ({_value(best)})"
+    others = ranking[ranking["baseline"] != best["baseline"]]
+    if others.empty:
+        return f"{said}. {_how_sure(ranking, None)}"
+    other = others.iloc[0]
+    gap = best["mean"] - other["mean"]
+    kind = "model" if best["baseline"] else "simple baseline"
+    if gap < TIE:
+        said += f", and the best {kind}, **{other.name}** ({_value(other)}), is as good"
+    elif best["baseline"]:
+        said += f": a simple baseline wins, {gap:.3f} above the best {kind}"
+        said += f", **{other.name}** ({_value(other)})"
+    else:
+        said += f", {gap:.3f} above the best {kind}, **{other.name}** ({_value(other)})"
+    return f"{said}. {_how_sure(ranking, other)}"
+
+
+def score_matrix(
+    summary: pd.DataFrame, *, dataset: str, metrics: Collection[str], sort_by: str
+) -> pd.DataFrame:
+    """Mean scores of one data set: methods (the best first by `sort_by`) x metrics as given.
+
+    Parameters
+    ----------
+    summary
+        As `summarise_scores` gives it.
+    dataset, metrics, sort_by
+        Which of them.
+    """
+    part = summary[summary["dataset"] == dataset]
+    matrix = part.pivot_table(index="method", columns="metric", values="mean")
+    return matrix.reindex(columns=list(metrics)).sort_values(sort_by, ascending=False)
+
+
+def compare_expected(
+    summary: pd.DataFrame,
+    expected: Collection[Mapping[str, Any]],
+    *,
+    methods: Mapping[str, str],
+    metrics: Mapping[str, str],
+) -> pd.DataFrame:
+    """Put published values beside those of the run.
+
+    Parameters
+    ----------
+    summary
+        As `summarise_scores` gives it, with the methods' titles.
+    expected
+        Rows of expected.tsv.
+    methods, metrics
+        Titles by name.
+
+    Returns
+    -------
+    Columns data set, method, metric, published, ours, low and high (95 % interval), difference and
+    source; ours is missing where the method was not run.
+    """
+    keys = summary[["dataset", "method", "metric"]].itertuples(index=False, name=None)
+    values = summary[["mean", "low", "high"]].itertuples(index=False, name=None)
+    ours = dict(zip(keys, values, strict=True))
+    rows = []
+    for row in expected:
+        title = methods.get(row["method"], row["method"])
+        key = (row["dataset"], title, row["metric"])
+        mean, low, high = ours.get(key, (np.nan,) * 3)
+        rows.append(
+            {
+                "data set": row["dataset"],
+                "method": title,
+                "metric": metrics[row["metric"]],
+                "published": row["value"],
+                "ours": mean,
+                "low": low,
+                "high": high,
+                "difference": mean - row["value"],
+                "source": row["source"],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _value(row: pd.Series) -> str:
+    interval = "" if np.isnan(row["low"]) else f", {row['low']:.3f} to {row['high']:.3f}"
+    return f"{row['mean']:.3f}{interval}"
+
+
+def _how_sure(ranking: pd.DataFrame, other: pd.Series | None) -> str:
+    """Say what the intervals are of, and whether those of the best and of another overlap."""
+    best, n_seeds = ranking.iloc[0], int(ranking["n_seeds"].min())
+    if np.isnan(best["low"]) or (other is not None and np.isnan(other["low"])):
+        return "One seed was run: how much chance there is in the difference is not known."
+    said = f"Ranges are 95 % intervals over {plural(n_seeds, 'seed')}"
+    if other is not None and best["low"] <= other["high"]:
+        return f"{said}; the two overlap, so the order may be chance."
+    return f"{said}."
