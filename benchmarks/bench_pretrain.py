@@ -24,7 +24,8 @@ from scgpt_core.batch import Batch, Output
 from scgpt_core.config import ModelConfig, TrainerSettings
 from scgpt_core.data.cells import Cells
 from scgpt_core.data.collate import TokenSettings
-from scgpt_core.data.loader import ArraySource, ShardLoader
+from scgpt_core.data.loader import ShardLoader
+from scgpt_core.data.sources import ArraySource
 from scgpt_core.device import describe_device, resolve_precision
 from scgpt_core.model import ScGPT
 from scgpt_core.train.flops import FlopsCounter, peak_flops

@@ -23,8 +23,8 @@ from scgpt_core.config import AnnotationSettings, ModelConfig
 from scgpt_core.data.cells import Cells, read_cells, take_cells
 from scgpt_core.data.collate import TokenSettings
 from scgpt_core.data.genes import match_var
-from scgpt_core.data.loader import ArraySource
 from scgpt_core.data.qc import check_counts
+from scgpt_core.data.sources import ArraySource
 from scgpt_core.data.vocab import Vocabulary
 from scgpt_core.device import DeviceName, autocast, resolve_precision
 from scgpt_core.keys import CELL

@@ -21,7 +21,8 @@ from scgpt_core.checkpoint import Checkpoint, load_checkpoint
 from scgpt_core.config import FineTuningTrainer
 from scgpt_core.data.binning import draw_keys
 from scgpt_core.data.collate import TokenSettings
-from scgpt_core.data.loader import ArraySource, ShardLoader
+from scgpt_core.data.loader import ShardLoader
+from scgpt_core.data.sources import ArraySource
 from scgpt_core.model import ScGPT
 from scgpt_core.runs import run_record, sha256
 from scgpt_core.tasks.variants import Init

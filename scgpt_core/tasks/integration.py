@@ -23,7 +23,7 @@ from scgpt_core.config import IntegrationSettings, ModelConfig
 from scgpt_core.data.cells import Cells, read_cells, take_cells
 from scgpt_core.data.collate import TokenSettings
 from scgpt_core.data.genes import match_var
-from scgpt_core.data.loader import ArraySource
+from scgpt_core.data.sources import ArraySource
 from scgpt_core.data.vocab import Vocabulary
 from scgpt_core.device import autocast, resolve_precision
 from scgpt_core.keys import BATCH

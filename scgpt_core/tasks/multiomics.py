@@ -22,8 +22,8 @@ from scgpt_core.checkpoint import Checkpoint, save_checkpoint
 from scgpt_core.config import ModelConfig, MultiomicsSettings
 from scgpt_core.data.cells import Cells, read_cells, take_cells
 from scgpt_core.data.genes import match_var
-from scgpt_core.data.loader import ArraySource
 from scgpt_core.data.multimodal import N_MODALITIES, ModalityTokens
+from scgpt_core.data.sources import ArraySource
 from scgpt_core.data.vocab import Vocabulary
 from scgpt_core.keys import BATCH, MODALITIES, RNA
 from scgpt_core.model import ScGPT

@@ -19,9 +19,10 @@ from scgpt_core.checkpoint import TRAINING, load_checkpoint
 from scgpt_core.config import IntegrationSettings
 from scgpt_core.data.cells import Cells, read_cells
 from scgpt_core.data.genes import match_var
-from scgpt_core.data.loader import ArraySource, ShardLoader
+from scgpt_core.data.loader import ShardLoader
 from scgpt_core.data.multimodal import ModalityTokens
 from scgpt_core.data.qc import check_counts
+from scgpt_core.data.sources import ArraySource
 from scgpt_core.device import DeviceName, autocast, resolve_precision
 from scgpt_core.keys import MODALITIES, RNA
 from scgpt_core.model import ScGPT

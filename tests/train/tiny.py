@@ -19,7 +19,8 @@ from scgpt_core.batch import Batch
 from scgpt_core.config import ModelConfig, TrainerSettings
 from scgpt_core.data.cells import Cells, cells_from_csr
 from scgpt_core.data.collate import TokenSettings, to_batch
-from scgpt_core.data.loader import ArraySource, ShardLoader
+from scgpt_core.data.loader import ShardLoader
+from scgpt_core.data.sources import ArraySource
 from scgpt_core.model import ScGPT
 from scgpt_core.runs import start_logging
 from scgpt_core.train.objectives import Pretraining
