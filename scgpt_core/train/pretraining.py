@@ -91,19 +91,16 @@ def pretrain(
             gepc=model.config.gepc is not None,
         )
         tokens = _token_settings(model.config, settings)
-        loader = ShardLoader(
+        micro_batch_cells = resolve_micro_batch(model, objective, settings.trainer, world)
+        loader = _loader(
             corpus,
             tokens,
-            batch_cells=settings.trainer.batch_cells,
-            micro_batch_cells=resolve_micro_batch(model, objective, settings.trainer, world),
+            model.config,
+            settings,
+            micro_batch_cells,
+            world,
             seed=seed,
-            rank=world.rank,
-            world_size=world.size,
-            threads=threads if world.device.type == "cuda" else 1,
-            by_length=True,
-            weights=_weights(corpus, settings),
-            conditions=number_conditions(corpus, model.config.conditions, settings.condition_by),
-            pin=world.device.type == "cuda",
+            threads=threads,
         )
         samples = _samples(corpus_folder, corpus, model.config, tokens, settings, seed)
         flops = FlopsCounter(model)
@@ -116,16 +113,7 @@ def pretrain(
             steps=settings.steps or settings.epochs * loader.steps_per_epoch,
             seed=seed,
             state_folder=state_folder,
-            identity={
-                "corpus": corpus.digest,
-                "init_from": origin,
-                "model": model.config.model_dump(mode="json"),
-                "tokens": dataclasses.asdict(tokens),
-                "cell_prompt_after": settings.cell_prompt_after,
-                "gene_start": settings.gene_start,
-                "condition_by": settings.condition_by,
-                "balance": settings.balance_by and [settings.balance_by, settings.balance_strength],
-            },
+            identity=_identity(corpus, model.config, tokens, settings, origin),
             evaluate=functools.partial(_errors, samples, settings, objective, world),
             evaluate_steps=settings.evaluate_steps,
         )
@@ -146,6 +134,55 @@ def pretrain(
                 with whole(output_folder / METRICS) as temporary:
                     shutil.copyfile(result.folder / METRICS, temporary)
     return result.finished
+
+
+def _loader(
+    corpus: Corpus,
+    tokens: TokenSettings,
+    config: ModelConfig,
+    settings: PretrainSettings,
+    micro_batch_cells: int,
+    world: World,
+    *,
+    seed: int,
+    threads: int,
+) -> ShardLoader:
+    """Read the training cells, balanced and told their conditions as the settings say."""
+    on_gpu = world.device.type == "cuda"
+    return ShardLoader(
+        corpus,
+        tokens,
+        batch_cells=settings.trainer.batch_cells,
+        micro_batch_cells=micro_batch_cells,
+        seed=seed,
+        rank=world.rank,
+        world_size=world.size,
+        threads=threads if on_gpu else 1,
+        by_length=True,
+        weights=_weights(corpus, settings),
+        conditions=number_conditions(corpus, config.conditions, settings.condition_by),
+        pin=on_gpu,
+    )
+
+
+def _identity(
+    corpus: Corpus,
+    config: ModelConfig,
+    tokens: TokenSettings,
+    settings: PretrainSettings,
+    origin: str | None,
+) -> dict[str, Any]:
+    """Tell this run from others in its folder, beside the settings of the loop."""
+    return {
+        "corpus": corpus.digest,
+        "init_from": origin,
+        "model": config.model_dump(mode="json"),
+        "tokens": dataclasses.asdict(tokens),
+        "cell_prompt_after": settings.cell_prompt_after,
+        "gene_start": settings.gene_start,
+        "condition_by": settings.condition_by,
+        "balance": settings.balance_by and [settings.balance_by, settings.balance_strength],
+    }
 
 
 def _weights(corpus: Corpus, settings: PretrainSettings) -> NDArray[np.float64] | None:
