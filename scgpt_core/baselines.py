@@ -30,7 +30,7 @@ Baseline = Callable[[AnnData, int], NDArray[np.float32]]
 
 
 def run_baseline(method: str, adata: AnnData, *, seed: int) -> NDArray[np.float32]:
-    """Embed a prepared data set with the baseline of this name.
+    """Embed a prepared data set with the baseline of this name: float32 (N, D).
 
     Raises
     ------

@@ -61,7 +61,7 @@ def bin_counts(
 
 @cache
 def quantiles(n_bins: int) -> NDArray[np.float64]:
-    """Quantiles that are the edges of `n_bins` bins."""
+    """Quantiles that are the edges of `n_bins` bins: (n_bins - 1,), 0 to 1."""
     if n_bins < 2:
         message = f"n_bins is {n_bins}: at least 2 are needed, the zero bin and one more"
         raise ValueError(message)
@@ -69,7 +69,7 @@ def quantiles(n_bins: int) -> NDArray[np.float64]:
 
 
 def draw_keys(seed: int, epoch: ArrayLike, cell_ids: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Keys of the cells' random streams; `epoch` is one, or one for each cell."""
+    """Keys (B,) of the cells' random streams; `epoch` is one, or one for each cell."""
     epochs = np.full(len(cell_ids), epoch, np.int64)
     keys: NDArray[np.uint64] = kernels.draw_keys(seed, epochs, np.asarray(cell_ids, np.int64))
     return keys

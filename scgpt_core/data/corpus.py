@@ -75,7 +75,7 @@ class Corpus:
         return Cells(indptr, genes, counts, cell_ids)
 
     def lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Non-zero genes of the cells of these rows."""
+        """Non-zero genes of the cells of these rows: (B,)."""
         turn = np.argsort(rows, kind="stable")
         lengths = np.empty(len(rows), np.int64)
         for block, places, local in self._by_block(rows[turn]):

@@ -69,7 +69,7 @@ class GeneMatch:
 
     @property
     def matched(self) -> NDArray[np.bool_]:
-        """True where the name has a token."""
+        """True where the name has a token: (G,)."""
         return self.ids >= 0
 
     def report(self, n_examples: int = 5) -> str:

@@ -277,7 +277,7 @@ class ShardLoader:
 
 
 def balance_weights(groups_N: NDArray[np.integer[Any]], strength: float) -> NDArray[np.float64]:
-    """Weights that even out how often groups of cells, as tissues or data sets, are visited.
+    """Weights (N,) that even out how often groups of cells, as tissues or data sets, are visited.
 
     Parameters
     ----------

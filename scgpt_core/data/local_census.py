@@ -134,7 +134,7 @@ class _Source:
 
     @cached_property
     def chosen(self) -> NDArray[np.int64]:
-        """Rows of the file that are kept."""
+        """Rows of the file that are kept, ascending: (N,)."""
         return np.flatnonzero(self._where(self.row.cells))
 
     @property

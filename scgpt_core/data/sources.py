@@ -1,6 +1,6 @@
 """Where a loader takes cells from: a corpus, or cells in memory.
 
-Shapes: N cells.
+Shapes: N cells, B of them.
 """
 
 from typing import Protocol
@@ -27,7 +27,7 @@ class CellSource(Protocol):
         """Cells of these rows, in this order; `into` as in `take_cells`."""
 
     def lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Non-zero genes of the cells of these rows."""
+        """Non-zero genes of the cells of these rows: (B,)."""
 
 
 class ArraySource:
@@ -81,5 +81,5 @@ class ArraySource:
         return take_cells(self._cells, rows, into=into)
 
     def lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Non-zero genes of the cells of these rows."""
+        """Non-zero genes of the cells of these rows: (B,)."""
         return self._cells.indptr[rows + 1] - self._cells.indptr[rows]

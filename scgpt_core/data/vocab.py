@@ -79,7 +79,7 @@ class Vocabulary:
 
     @property
     def gene_ids(self) -> NDArray[np.int32]:
-        """Token ids of the genes: all but the special tokens."""
+        """Token ids of the genes, all but the special tokens: int32 (G,)."""
         special = [self._id[token] for token in SPECIAL_TOKENS]
         return np.setdiff1d(np.arange(self.n_tokens, dtype=np.int32), special)
 
@@ -89,7 +89,7 @@ class Vocabulary:
         return digest(self.tokens)
 
     def ids(self, tokens: Iterable[str]) -> NDArray[np.int32]:
-        """Token ids, -1 for what is not a token of the vocabulary (see `match_genes` for names)."""
+        """Token ids (G,), -1 for what is no token of the vocabulary (see `match_genes` for names)."""
         return np.fromiter((self._id.get(token, -1) for token in tokens), np.int32)
 
     def extend(self, tokens: Iterable[str]) -> "Vocabulary":

@@ -38,7 +38,7 @@ class Source(Protocol):
         """Give the counts of these cells, by the model's token ids; rows ascend."""
 
     def column(self, name: str) -> NDArray[np.str_]:
-        """Values of an obs column for all cells; ValueError where there is none."""
+        """Values of an obs column for all cells, (N,); ValueError where there is none."""
 
 
 class CorpusCells:
@@ -77,7 +77,7 @@ class CorpusCells:
         )
 
     def column(self, name: str) -> NDArray[np.str_]:
-        """Values of an obs column for all cells."""
+        """Values of an obs column for all cells: (N,)."""
         return np.array(self._corpus.obs(name).to_pylist(), dtype=str)
 
 
@@ -127,7 +127,7 @@ class DatasetCells:
         )
 
     def column(self, name: str) -> NDArray[np.str_]:
-        """Values of an obs column for all cells."""
+        """Values of an obs column for all cells: (N,)."""
         return np.array(self.obs()[name].to_pylist(), dtype=str)
 
     def obs(self) -> pa.Table:

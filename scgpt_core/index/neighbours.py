@@ -58,7 +58,7 @@ def search(
 
 
 def bitmap(chosen_N: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """One bit a reference cell, for `search`."""
+    """One bit a reference cell, for `search`: uint8 (N / 8,), rounded up."""
     return np.packbits(chosen_N, bitorder="little")
 
 

@@ -60,7 +60,7 @@ class Cells:
 
     @cached_property
     def known_labels(self) -> NDArray[Any]:
-        """Label of each cell that has one."""
+        """Label of each cell that has one: (M,)."""
         return np.asarray(self.label_N[self.is_known])
 
     @cached_property
@@ -75,7 +75,7 @@ class Cells:
 
     @cached_property
     def neighbours(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Distances and rows of the cells around each: as many as LISI needs, and itself."""
+        """Distances and rows of the K cells around each that LISI needs, itself first: (N, K)."""
         return find_neighbours(self.emb_ND, min(3 * PERPLEXITY + 1, len(self.emb_ND)))
 
     @cached_property

@@ -58,7 +58,7 @@ def choose_variable(adata: ad.AnnData, n_genes: int, among: NDArray[np.bool_]) -
 def sample_rows(
     adata: ad.AnnData, max_cells: int, *, seed: int, among: Collection[int] | None = None
 ) -> NDArray[np.int64]:
-    """Rows of some cells, ascending: the same cells whatever the order of the data set.
+    """Rows of some cells, ascending, (M,): the same cells whatever the order of the data set.
 
     Parameters
     ----------

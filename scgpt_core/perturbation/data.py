@@ -66,12 +66,12 @@ class Perturbations:
 
     @cached_property
     def is_control(self) -> NDArray[np.bool_]:
-        """True for control cells."""
+        """True for control cells: (N,)."""
         return np.asarray(self.condition_N == CONTROL)
 
     @cached_property
     def stratum(self) -> NDArray[np.int64]:
-        """Code of batch and cell type: cells are compared with control cells of their own."""
+        """Code of batch and cell type, (N,): cells are compared with control cells of their own."""
         strata = pd.MultiIndex.from_arrays([self.batch_N, self.cell_type_N])
         return np.asarray(pd.factorize(strata, sort=True)[0], np.int64)
 
@@ -136,7 +136,7 @@ class Perturbations:
         return (csr_matrix((weight, (group_N[rows], rows)), shape) @ self.log_NG).toarray(), n_cells
 
     def match_controls(self, cells_N: NDArray[np.bool_], n_cells: int) -> NDArray[np.int64]:
-        """Rows of control cells to predict from, of the strata in the shares that `cells_N` has.
+        """Rows (M,) of control cells to predict from, of the strata in the shares of `cells_N`.
 
         A stratum gives its cells in a fixed order, again from the first where it has too few: all
         methods predict from the same cells.

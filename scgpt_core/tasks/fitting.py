@@ -250,7 +250,7 @@ def fit_by_steps(
 def hold_out(
     cell_ids: NDArray[np.int64], batch_N: NDArray[np.int64], share: float, seed: int
 ) -> NDArray[np.bool_]:
-    """Draw about this share of every batch, but never all of it."""
+    """Draw about this share of every batch, but never all of it: (N,), True for cells held out."""
     draw_N = draw_keys(seed + _FOR_HELDOUT, 0, cell_ids)
     heldout_N = np.zeros(len(cell_ids), bool)
     for code in np.unique(batch_N):

@@ -59,5 +59,5 @@ def masked_relative_error(prediction_BL: Tensor, target_BL: Tensor, hidden_BL: T
 
 
 def masked_mean(x_BL: Tensor, hidden_BL: Tensor) -> Tensor:
-    """Mean of `x_BL` where `hidden_BL`; 0 where nothing is hidden."""
+    """Mean of `x_BL` where `hidden_BL`, a scalar; 0 where nothing is hidden."""
     return torch.where(hidden_BL, x_BL, 0.0).sum() / hidden_BL.sum().clamp(min=1)

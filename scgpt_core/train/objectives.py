@@ -274,7 +274,7 @@ def class_weights(label_N: Tensor, n_classes: int) -> Tensor:
 
 
 def is_gene(batch: Batch) -> Tensor:
-    """bool, True at genes: neither padding nor the ``<cls>`` at position 0."""
+    """Mark genes, neither padding nor the ``<cls>`` at position 0: bool (B, L)."""
     is_gene_BL = ~batch.padding_BL
     is_gene_BL[:, 0] = False
     return is_gene_BL

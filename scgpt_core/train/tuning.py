@@ -47,7 +47,7 @@ class LowRank(nn.Module):
         self.scale = scale
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Return the changed matrix."""
+        """Return the changed matrix (out, in)."""
         return weight + self.scale * (self.up @ self.down)
 
 
