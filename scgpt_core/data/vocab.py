@@ -89,7 +89,7 @@ class Vocabulary:
         return digest(self.tokens)
 
     def ids(self, tokens: Iterable[str]) -> NDArray[np.int32]:
-        """Token ids (G,), -1 for what is no token of the vocabulary (see `match_genes` for names)."""
+        """Token ids (G,), -1 for what is no token; `match_genes` looks for names."""
         return np.fromiter((self._id.get(token, -1) for token in tokens), np.int32)
 
     def extend(self, tokens: Iterable[str]) -> "Vocabulary":
