@@ -115,13 +115,7 @@ def build_index(
 
     measures = _measure(index, embeddings, queries)
     log.info("%s", ", ".join(f"{name} {value:.4g}" for name, value in measures.items()))
-    if measures["recall@10"] < settings.min_recall:
-        message = (
-            f"recall@10 of {description} with nprobe {settings.nprobe} is "
-            f"{measures['recall@10']:.3f}, below index.min_recall {settings.min_recall}: raise "
-            "index.nprobe, or choose an index.description with longer codes"
-        )
-        raise ValueError(message)
+    _require_recall(measures["recall@10"], description, settings)
     _write(folder, index, embeddings, sample)
     manifest = {
         "schema": _SCHEMA,
@@ -144,6 +138,16 @@ def build_index(
     if state is not None:
         state.unlink(missing_ok=True)
     return manifest
+
+
+def _require_recall(recall: float, description: str, settings: IndexSettings) -> None:
+    if recall < settings.min_recall:
+        message = (
+            f"recall@10 of {description} with nprobe {settings.nprobe} is {recall:.3f}, below "
+            f"index.min_recall {settings.min_recall}: raise index.nprobe, or choose an "
+            "index.description with longer codes"
+        )
+        raise ValueError(message)
 
 
 def _train(

@@ -95,13 +95,7 @@ def map_dataset(
             min_matched=embed.min_matched,
             parts=folder / "parts",
         )
-        column = settings.label_column
-        truth_Q = (
-            adata.obs[column].to_numpy(dtype=str)
-            if column in adata.obs
-            else np.full(adata.n_obs, UNKNOWN)
-        )
-        cells = adata.obs_names.to_numpy()
+        cells, truth_Q = adata.obs_names.to_numpy(), _truth(adata, settings.label_column)
         tables = (
             _add_truth(
                 transfer.map(cells[block], query_QD[block], model=ckpt.digest),
@@ -132,6 +126,14 @@ def map_dataset(
             }
             log.info("%s: %s", Path(dataset).stem, run["scores"])
     shutil.rmtree(folder / "parts", ignore_errors=True)
+
+
+def _truth(adata: ad.AnnData, column: str) -> NDArray[np.str_]:
+    """Give the true labels of the cells, `UNKNOWN` where the data set has none."""
+    if column not in adata.obs:
+        return np.full(adata.n_obs, UNKNOWN)
+    labels_Q: NDArray[np.str_] = adata.obs[column].to_numpy(dtype=str)
+    return labels_Q
 
 
 def score_mapping(
