@@ -42,7 +42,7 @@ from scgpt_core.tasks.fitting import Fit, Job, fine_tuning, fit_by_steps
 from scgpt_core.tasks.variants import Init
 from scgpt_core.train.journal import METRICS, read_metrics
 from scgpt_core.train.objectives import Perturbation
-from scgpt_core.train.parallel import World, gather
+from scgpt_core.train.parallel import gather
 from scgpt_core.train.trainer import Evaluate
 
 _VALIDATION = "validation"
@@ -55,11 +55,7 @@ def fit(
     fold: Fold,
     tokens: Tokens,
     settings: PerturbationSettings,
-    *,
-    world: World,
-    seed: int,
-    state_folder: Path,
-    identity: dict[str, Any],
+    job: Job,
 ) -> Fit:
     """Fine-tune a model in place; in the end it has the weights of the best validation.
 
@@ -69,10 +65,6 @@ def fit(
         From `make_model` and `make_tokens`.
     fold
         Whose training conditions are learned from.
-    state_folder
-        Where checkpoints lie: a fit that was interrupted goes on.
-    identity
-        What tells this fit from others in that folder, beside its settings.
     """
     cells_N = fold.cells(data, fold.train)
     shift_CSG, unit = None, 1.0
@@ -89,9 +81,9 @@ def fit(
         shift_CSG=shift_CSG,
         max_genes=settings.max_genes,
         batch_cells=settings.trainer.batch_cells,
-        seed=seed,
-        rank=world.rank,
-        world_size=world.size,
+        seed=job.seed,
+        rank=job.world.rank,
+        world_size=job.world.size,
     )
     learned = settings.model_dump(
         mode="json", exclude={"split", "control_cells", "pair_genes", "trainer"}
@@ -101,11 +93,8 @@ def fit(
         Perturbation(),
         load,
         settings=settings,
-        world=world,
-        seed=seed,
-        state_folder=state_folder,
+        job=job,
         identity={
-            **identity,
             "settings": learned,
             "cells": digest_cells(data.cell_ids[cells_N]),
             "validation": fold.validation,
@@ -203,17 +192,16 @@ class _FineTuning:
         settings: PerturbationSettings,
         *,
         gene_sets: GeneSets,
-        seed: int,
-        state_folder: Path,
         output_folder: Path,
     ) -> None:
-        self.job, self.settings, self.gene_sets, self.seed = job, settings, gene_sets, seed
-        self.state_folder, self.output_folder = state_folder, output_folder
+        self.job, self.settings = job, settings
+        self.gene_sets, self.output_folder = gene_sets, output_folder
         self.kept: list[dict[str, Any]] = []
         """Test conditions, record and learning curve of each fit."""
 
     def __call__(self, data: Perturbations, fold: Fold) -> Predictor:
-        ckpt = add_tokens(self.job.ckpt, data, min_matched=self.settings.min_matched)
+        job = self.job
+        ckpt = add_tokens(job.ckpt, data, min_matched=self.settings.min_matched)
         tokens = make_tokens(ckpt, data, self.settings)
         model = make_model(
             ckpt,
@@ -221,26 +209,16 @@ class _FineTuning:
             tokens,
             self.settings,
             gene_sets=self.gene_sets,
-            init=self.job.identity["init"],
-            seed=self.seed,
+            init=job.init,
+            seed=job.seed,
         )
-        fitted = fit(
-            model,
-            data,
-            fold,
-            tokens,
-            self.settings,
-            world=self.job.world,
-            seed=self.seed,
-            state_folder=self.state_folder,
-            identity=self.job.identity,
-        )
+        fitted = fit(model, data, fold, tokens, self.settings, job)
         curve = read_metrics(fitted.folder / METRICS)
         kept = {"test": fold.test, **fitted.record, "curve": curve}
-        tuned = gather(model, self.job.world)
+        tuned = gather(model, job.world)
         if tuned is not None:
             folder = self.output_folder / f"models/{len(self.kept)}"
-            save_checkpoint(folder, tuned, ckpt.vocab, training={**self.job.identity, **kept})
+            save_checkpoint(folder, tuned, ckpt.vocab, training={**job.identity, **kept})
         self.kept.append(kept)
         return self._shared(
             None if tuned is None else ModelPredictor(tuned, data, tokens, self.settings)
@@ -303,14 +281,7 @@ def perturb_dataset(
         seed=seed, threads=threads,
     ) as job:  # fmt: skip
         sets = read_gene_sets(gene_sets) if settings.gene_start == "pathways" else {}
-        learn = _FineTuning(
-            job,
-            settings,
-            gene_sets=sets,
-            seed=seed,
-            state_folder=Path(state_folder),
-            output_folder=output_folder,
-        )
+        learn = _FineTuning(job, settings, gene_sets=sets, output_folder=output_folder)
         predicted, ranks = predict_folds(data, folds, settings, learn)
         job.run["fits"] = learn.kept
         if job.world.rank == 0:

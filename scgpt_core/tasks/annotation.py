@@ -43,7 +43,7 @@ from scgpt_core.tasks.labelling import (
 from scgpt_core.tasks.variants import Init, make_variant, without_batches
 from scgpt_core.train.journal import METRICS, read_metrics
 from scgpt_core.train.objectives import Classification, class_weights
-from scgpt_core.train.parallel import World, gather
+from scgpt_core.train.parallel import gather
 
 _PLAIN = {
     "gep": False, "gepc": None, "explicit_zero_prob": False, "affine_gep": False,
@@ -110,12 +110,9 @@ def fit(
     model: ScGPT,
     prepared: Prepared,
     settings: AnnotationSettings,
+    job: Job,
     *,
-    world: World,
     epoch_steps: int,
-    seed: int,
-    state_folder: Path,
-    identity: dict[str, Any],
 ) -> Fit:
     """Fine-tune a model in place; in the end it has the weights of the lowest held-out loss.
 
@@ -125,10 +122,6 @@ def fit(
         From `make_model`.
     epoch_steps
         Optimiser steps that count as an epoch, however many cells are learned from.
-    state_folder
-        Where checkpoints lie: a fit that was interrupted goes on.
-    identity
-        What tells this fit from others in that folder, beside its settings.
     """
     split = prepared.split
     weights_C = None
@@ -144,11 +137,8 @@ def fit(
         train=prepared.source(split.train_N),
         heldout=prepared.source(split.heldout_N),
         settings=settings,
-        world=world,
-        seed=seed,
-        state_folder=state_folder,
+        job=job,
         identity={
-            **identity,
             "genes": prepared.genes,
             "class_weights": None if weights_C is None else weights_C.tolist(),
         },
@@ -183,40 +173,24 @@ def predict(
 class _FineTuning:
     """The model as a `Learner`: fine-tuned anew on each split; process 0 keeps the last model."""
 
-    def __init__(
-        self,
-        adata: ad.AnnData,
-        job: Job,
-        settings: AnnotationSettings,
-        *,
-        seed: int,
-        state_folder: Path,
-    ) -> None:
+    def __init__(self, adata: ad.AnnData, job: Job, settings: AnnotationSettings) -> None:
         self.adata, self.job, self.settings = adata, job, settings
-        self.seed, self.state_folder = seed, state_folder
         self.model: ScGPT | None = None
         self.kept: dict[str, Any] = {}
         """Classes, token ids of the genes, steps and learning curve of the last fit."""
 
     def __call__(self, split: Split, rows_M: NDArray[np.int64]) -> NDArray[np.float32]:
-        ckpt, world = self.job.ckpt, self.job.world
-        prepared = prepare(self.adata, ckpt.vocab, split, self.settings)
+        job = self.job
+        prepared = prepare(self.adata, job.ckpt.vocab, split, self.settings)
         model = make_model(
-            ckpt,
-            len(split.classes),
-            self.settings,
-            init=self.job.identity["init"],
-            seed=self.seed,
+            job.ckpt, len(split.classes), self.settings, init=job.init, seed=job.seed
         )
         fitted = fit(
             model,
             prepared,
             self.settings,
-            world=world,
+            self.job,
             epoch_steps=self._steps_per_epoch(split),
-            seed=self.seed,
-            state_folder=self.state_folder,
-            identity=self.job.identity,
         )
         self.kept = {
             "classes": split.classes,
@@ -224,12 +198,12 @@ class _FineTuning:
             "fit": fitted.record,
             "curve": read_metrics(fitted.folder / METRICS),
         }
-        self.model = gather(model, world)
+        self.model = gather(model, job.world)
         probability_MC = None
         if self.model is not None:
             cells = take_cells(prepared.cells, rows_M)
-            probability_MC = predict(self.model, cells, self.settings, seed=self.seed)
-        shared = world.agree(probability_MC)
+            probability_MC = predict(self.model, cells, self.settings, seed=job.seed)
+        shared = job.world.agree(probability_MC)
         assert shared is not None
         return shared
 
@@ -283,7 +257,7 @@ def annotate_dataset(
         dataset, model_folder, output_folder, state_folder, settings=settings, init=init,
         seed=seed, threads=threads, query=list(query),
     ) as job:  # fmt: skip
-        learn = _FineTuning(adata, job, settings, seed=seed, state_folder=Path(state_folder))
+        learn = _FineTuning(adata, job, settings)
         labelling = label_query(adata, query, settings.labels, seed=seed, learn=learn)
         if learn.model is None:
             return

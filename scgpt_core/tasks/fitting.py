@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -77,6 +77,11 @@ class Job(NamedTuple):
     world: World
     ckpt: Checkpoint
     """What the fine-tuning starts from."""
+    init: Init
+    seed: int
+    """Of all draws."""
+    state_folder: Path
+    """Where checkpoints lie: a fit that was interrupted goes on."""
     identity: dict[str, Any]
     """Digests of data set and model, and `init`: which job this is, whatever its settings."""
     run: dict[str, Any]
@@ -123,7 +128,7 @@ def fine_tuning(
         ckpt = load_checkpoint(model_folder, world.device.type, settings.trainer.attention)
         identity = {"dataset": sha256(dataset), "model": ckpt.digest, "init": init}
         run |= {**identity, "device": str(world.device)}
-        yield Job(world, ckpt, identity, run)
+        yield Job(world, ckpt, init, seed, Path(state_folder), identity, run)
     if world.rank == 0:
         shutil.rmtree(state_folder)
 
@@ -136,10 +141,8 @@ def fit_by_epochs(
     train: ArraySource,
     heldout: ArraySource,
     settings: EpochSettings,
-    world: World,
-    seed: int,
-    state_folder: Path,
-    identity: dict[str, Any],
+    job: Job,
+    identity: Mapping[str, Any],
     heldout_tokens: TokenSettings | None = None,
     epoch_steps: int | None = None,
 ) -> Fit:
@@ -151,10 +154,8 @@ def fit_by_epochs(
         How cells are read; held-out ones like the others, where nothing else is said.
     train, heldout
         Cells; without held-out ones there is no early stop.
-    state_folder
-        Where checkpoints lie: a fit that was interrupted goes on.
     identity
-        What tells this fit from others in that folder, beside cells, tokens, model and loop.
+        What tells this fit from others of the job, beside cells, tokens, model and loop.
     epoch_steps
         Steps that count as an epoch; None: a pass over the training cells.
 
@@ -165,26 +166,24 @@ def fit_by_epochs(
     """
     evaluate = None
     if heldout.n_cells:
-        cells = loader_of_all(heldout, heldout_tokens or tokens, seed)
-        evaluate = functools.partial(_evaluate, objective, cells, world)
+        cells = loader_of_all(heldout, heldout_tokens or tokens, job.seed)
+        evaluate = functools.partial(_evaluate, objective, cells, job.world)
     load = functools.partial(
         ShardLoader,
         train,
         tokens,
         batch_cells=settings.trainer.batch_cells,
-        seed=seed,
-        rank=world.rank,
-        world_size=world.size,
-        pin=world.device.type == "cuda",
+        seed=job.seed,
+        rank=job.world.rank,
+        world_size=job.world.size,
+        pin=job.world.device.type == "cuda",
     )
     return fit_by_steps(
         model,
         objective,
         load,
         settings=settings,
-        world=world,
-        seed=seed,
-        state_folder=state_folder,
+        job=job,
         identity={**identity, "cells": train.digest, "tokens": dataclasses.asdict(tokens)},
         evaluate=evaluate,
         epoch_steps=epoch_steps,
@@ -197,10 +196,8 @@ def fit_by_steps(
     load: Callable[..., Loader],
     *,
     settings: EpochSettings,
-    world: World,
-    seed: int,
-    state_folder: Path,
-    identity: dict[str, Any],
+    job: Job,
+    identity: Mapping[str, Any],
     evaluate: Evaluate | None,
     judge_by: str = HELDOUT,
     epoch_steps: int | None = None,
@@ -219,8 +216,8 @@ def fit_by_steps(
     steps
         Optimiser steps; None: the epochs of `settings`.
     """
-    record = restrict(model, settings.trainer, seed=seed)
-    micro_batch_cells = resolve_micro_batch(model, objective, settings.trainer, world)
+    record = restrict(model, settings.trainer, seed=job.seed)
+    micro_batch_cells = resolve_micro_batch(model, objective, settings.trainer, job.world)
     loader = load(micro_batch_cells=micro_batch_cells)
     epoch_steps = epoch_steps or loader.steps_per_epoch
     result = Trainer(
@@ -228,11 +225,11 @@ def fit_by_steps(
         objective,
         loader,
         settings.trainer,
-        world=world,
+        world=job.world,
         steps=steps or settings.epochs * epoch_steps,
-        seed=seed,
-        state_folder=state_folder,
-        identity={**identity, "model_config": model.config.model_dump(mode="json")},
+        seed=job.seed,
+        state_folder=job.state_folder,
+        identity={**job.identity, **identity, "model_config": model.config.model_dump(mode="json")},
         evaluate=evaluate,
         evaluate_steps=epoch_steps,
         patience=evaluate and Patience(judge_by, "loss", settings.patience),
@@ -242,7 +239,7 @@ def fit_by_steps(
         raise UnfinishedError(message)
     merge(model)
     record |= {"steps": result.totals.step, "seconds": round(result.totals.seconds, 3)}
-    if world.device.type == "cuda":
+    if job.world.device.type == "cuda":
         record["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated() / 1e6, 1)
     return Fit(result.folder, record)
 

@@ -29,11 +29,11 @@ from scgpt_core.device import autocast, resolve_precision
 from scgpt_core.keys import BATCH
 from scgpt_core.model import ScGPT
 from scgpt_core.tasks.datasets import require_batches, variable_genes, write_embedding
-from scgpt_core.tasks.fitting import Fit, fine_tuning, fit_by_epochs, hold_out, loader_of_all
+from scgpt_core.tasks.fitting import Fit, Job, fine_tuning, fit_by_epochs, hold_out, loader_of_all
 from scgpt_core.tasks.variants import Init, make_variant
 from scgpt_core.train.journal import METRICS, read_metrics
 from scgpt_core.train.objectives import Integration
-from scgpt_core.train.parallel import World, gather
+from scgpt_core.train.parallel import gather
 
 log = logging.getLogger(__name__)
 
@@ -117,11 +117,7 @@ def fit(
     model: ScGPT,
     prepared: Prepared,
     settings: IntegrationSettings,
-    *,
-    world: World,
-    seed: int,
-    state_folder: Path,
-    identity: dict[str, Any],
+    job: Job,
 ) -> Fit:
     """Fine-tune a model in place; in the end it has the weights of the lowest held-out loss.
 
@@ -129,10 +125,6 @@ def fit(
     ----------
     model
         From `make_model`.
-    state_folder
-        Where checkpoints lie: a fit that was interrupted goes on.
-    identity
-        What tells this fit from others in that folder, beside its settings.
     """
     objective = _objective(settings)
     tokens = token_settings(model.config, prepared, mask_share=settings.mask_share)
@@ -143,10 +135,8 @@ def fit(
         train=prepared.source(~prepared.heldout_N),
         heldout=prepared.source(prepared.heldout_N),
         settings=settings,
-        world=world,
-        seed=seed,
-        state_folder=state_folder,
-        identity={**identity, **dataclasses.asdict(objective)},
+        job=job,
+        identity=dataclasses.asdict(objective),
     )
 
 
@@ -230,15 +220,7 @@ def integrate_dataset(
     ) as job:  # fmt: skip
         prepared = prepare(adata, job.ckpt.vocab, settings, seed=seed)
         model = make_model(job.ckpt, prepared, settings, init=init, seed=seed)
-        fitted = fit(
-            model,
-            prepared,
-            settings,
-            world=job.world,
-            seed=seed,
-            state_folder=Path(state_folder),
-            identity=job.identity,
-        )
+        fitted = fit(model, prepared, settings, job)
         tuned = gather(model, job.world)
         if tuned is None:
             return

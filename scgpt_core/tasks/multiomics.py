@@ -29,13 +29,13 @@ from scgpt_core.keys import BATCH, MODALITIES, RNA
 from scgpt_core.model import ScGPT
 from scgpt_core.model.weights import LoadReport
 from scgpt_core.tasks.datasets import variable_genes
-from scgpt_core.tasks.fitting import Fit, fine_tuning, fit_by_epochs, hold_out
+from scgpt_core.tasks.fitting import Fit, Job, fine_tuning, fit_by_epochs, hold_out
 from scgpt_core.tasks.imputation import Predictor
 from scgpt_core.tasks.mosaic import Problem, pose_problem, write_joint
 from scgpt_core.tasks.variants import FRESH, Init, make_variant
 from scgpt_core.train.journal import METRICS, read_metrics
 from scgpt_core.train.objectives import Multiomics
-from scgpt_core.train.parallel import World, gather
+from scgpt_core.train.parallel import gather
 
 _PLAIN: Final = {
     "n_classes": None, "batch_norm": None, "explicit_zero_prob": False,
@@ -170,11 +170,7 @@ def fit(
     model: ScGPT,
     prepared: Prepared,
     settings: MultiomicsSettings,
-    *,
-    world: World,
-    seed: int,
-    state_folder: Path,
-    identity: dict[str, Any],
+    job: Job,
 ) -> Fit:
     """Fine-tune a model in place; see `fit_by_epochs`."""
     codes = sorted(set(prepared.codes))
@@ -193,10 +189,11 @@ def fit(
         train=prepared.source(~prepared.heldout_N),
         heldout=prepared.source(prepared.heldout_N),
         settings=settings,
-        world=world,
-        seed=seed,
-        state_folder=state_folder,
-        identity={**identity, "dar_weight": objective.dar_weight},
+        job=job,
+        identity={
+            "dar_weight": objective.dar_weight,
+            "withheld": int(prepared.problem.withheld_N.sum()),
+        },
     )
 
 
@@ -239,22 +236,14 @@ def integrate_modalities(
         Where a signal or the time budget stopped the fit.
     """
     problem = pose_problem(ad.read_h5ad(dataset), query, settings.modalities, seed=seed)
-    output_folder, n_withheld = Path(output_folder), int(problem.withheld_N.sum())
+    output_folder = Path(output_folder)
     with fine_tuning(
         dataset, model_folder, output_folder, state_folder, settings=settings, init=init,
         seed=seed, threads=threads, query=list(query),
     ) as job:  # fmt: skip
         prepared = prepare(problem, job.ckpt.vocab, settings, seed=seed)
         model, report = make_model(job.ckpt, prepared, settings, init=init, seed=seed)
-        fitted = fit(
-            model,
-            prepared,
-            settings,
-            world=job.world,
-            seed=seed,
-            state_folder=Path(state_folder),
-            identity={**job.identity, "withheld": n_withheld},
-        )
+        fitted = fit(model, prepared, settings, job)
         tuned = gather(model, job.world)
         if tuned is None:
             return
@@ -262,7 +251,7 @@ def integrate_modalities(
             batches=prepared.batches,
             fit=fitted.record,
             load_report=str(report),
-            withheld_cells=n_withheld,
+            withheld_cells=int(problem.withheld_N.sum()),
             curve=read_metrics(fitted.folder / METRICS),
         )
         predictor = Predictor(tuned, prepared, settings.trainer.precision, seed=seed)

@@ -19,6 +19,7 @@ from scgpt_core.perturbation.pairs import NOT_PERTURBED, PERTURBED, PairLoader
 from scgpt_core.perturbation.splits import make_split
 from scgpt_core.perturbation.variant import add_tokens, make_model, make_tokens, scale_predictions
 from scgpt_core.runs import read_json, sha256
+from scgpt_core.tasks.fitting import Job
 from scgpt_core.train.parallel import World
 
 SETTINGS: dict[str, Any] = {
@@ -205,10 +206,9 @@ def test_what_is_trained_of_the_layers(
     genes, layer = model.gene_embedding.table.weight, model.layers[0].attention.qkv
     genes_before, before = genes.detach().clone(), layer.weight.detach().clone()
     split = make_split(data, chosen.split, dataset_sha256="0", seed=1)
-    fitted = fit(
-        model, data, split.folds[0], tokens, chosen, seed=0, state_folder=tmp_path, identity={},
-        world=World(rank=0, size=1, local_size=1, device=torch.device("cpu")),
-    )  # fmt: skip
+    alone = World(rank=0, size=1, local_size=1, device=torch.device("cpu"))
+    job = Job(alone, ckpt, "pretrained", 0, tmp_path, {}, {})
+    fitted = fit(model, data, split.folds[0], tokens, chosen, job)
     assert fitted.record["steps"] == 3
     assert fitted.record["trained_weights"] < fitted.record["weights"]
     assert torch.linalg.matrix_rank(layer.weight.detach() - before, atol=1e-6) == rank
