@@ -185,13 +185,8 @@ class _FineTuning:
         model = make_model(
             job.ckpt, len(split.classes), self.settings, init=job.init, seed=job.seed
         )
-        fitted = fit(
-            model,
-            prepared,
-            self.settings,
-            self.job,
-            epoch_steps=self._steps_per_epoch(split),
-        )
+        steps = self._steps_per_epoch(split)
+        fitted = fit(model, prepared, self.settings, job, epoch_steps=steps)
         self.kept = {
             "classes": split.classes,
             "genes": prepared.genes,

@@ -113,12 +113,7 @@ def make_model(
     )[0]
 
 
-def fit(
-    model: ScGPT,
-    prepared: Prepared,
-    settings: IntegrationSettings,
-    job: Job,
-) -> Fit:
+def fit(model: ScGPT, prepared: Prepared, settings: IntegrationSettings, job: Job) -> Fit:
     """Fine-tune a model in place; in the end it has the weights of the lowest held-out loss.
 
     Parameters

@@ -166,12 +166,7 @@ def make_model(
     )
 
 
-def fit(
-    model: ScGPT,
-    prepared: Prepared,
-    settings: MultiomicsSettings,
-    job: Job,
-) -> Fit:
+def fit(model: ScGPT, prepared: Prepared, settings: MultiomicsSettings, job: Job) -> Fit:
     """Fine-tune a model in place; see `fit_by_epochs`."""
     codes = sorted(set(prepared.codes))
     objective = Multiomics(
