@@ -166,6 +166,8 @@ rule map_query:
         "results/logs/index/map_query_{model}_{reference}_{dataset}.log",
     benchmark:
         "results/benchmarks/index/map_query_{model}_{reference}_{dataset}.tsv"
+    group:
+        get_group("index", CFG.embed.device)
     conda:
         "../envs/pipeline.yaml"
     threads: 8

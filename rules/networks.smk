@@ -17,7 +17,7 @@ rule find_programs:
     wildcard_constraints:
         dataset=get_names(CFG.networks.datasets),
     group:
-        get_group("networks", CFG.networks.device)
+        get_group("embed", CFG.networks.device)
     conda:
         "../envs/pipeline.yaml"
     threads: 4
@@ -49,7 +49,7 @@ rule prepare_network:
     wildcard_constraints:
         dataset=get_names(CFG.networks.datasets),
     group:
-        get_group("networks", CFG.networks.device)
+        get_group("embed", CFG.networks.device)
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -83,7 +83,7 @@ rule attend_genes:
         dataset=get_names(CFG.networks.datasets),
         network=get_names(ATTENTION),
     group:
-        get_group("networks", CFG.networks.device)
+        get_group("embed", CFG.networks.device)
     conda:
         "../envs/pipeline.yaml"
     threads: 8
@@ -116,7 +116,7 @@ rule knock_out_genes:
     wildcard_constraints:
         dataset=get_names(CFG.networks.datasets),
     group:
-        get_group("networks", CFG.networks.device)
+        get_group("embed", CFG.networks.device)
     conda:
         "../envs/pipeline.yaml"
     threads: 8
@@ -146,7 +146,7 @@ rule correlate_genes:
     wildcard_constraints:
         dataset=get_names(CFG.networks.datasets),
     group:
-        get_group("networks", CFG.networks.device)
+        get_group("embed", CFG.networks.device)
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -182,7 +182,7 @@ rule validate_network:
     wildcard_constraints:
         dataset=get_names(CFG.networks.datasets),
     group:
-        get_group("networks", CFG.networks.device)
+        get_group("embed", CFG.networks.device)
     conda:
         "../envs/pipeline.yaml"
     threads: 1

@@ -1,5 +1,7 @@
 """Real cells at their smallest, as the stages of the pipeline leave them; built once a session."""
 
+import fcntl
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -31,7 +33,11 @@ _SOURCES = {
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start with the longest files: pytest-xdist hands out one after another."""
-    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    slow = Counter(
+        item.path
+        for item in items
+        if item.get_closest_marker("slow") or item.get_closest_marker("slurm")
+    )
     items.sort(key=lambda item: -slow[item.path])
 
 
@@ -131,10 +137,17 @@ def corpus_folder(partitions: list[Path], tmp_path_factory: pytest.TempPathFacto
 def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a whole smoke run; its path has a space, as some shared file systems have.
 
-    `said.txt` in it is what Snakemake said.
+    `said.txt` in it is what Snakemake said. The processes of pytest-xdist share one run, and so do
+    several pytests that are told one SCGPT_SMOKE_RUN: who comes first makes it, the others wait.
     """
-    folder = tmp_path_factory.mktemp("smoke run")
-    done = snakemake(folder)
-    assert_ran(done)
-    (folder / "said.txt").write_text(done.stdout + done.stderr)
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    folder = Path(os.environ.get("SCGPT_SMOKE_RUN", root / "smoke run"))
+    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "said.txt").exists():
+            done = snakemake(folder)
+            assert_ran(done)
+            (folder / "said.txt").write_text(done.stdout + done.stderr)
     return folder

@@ -15,8 +15,6 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from scgpt_core.keys import EMBEDDING, UNKNOWN
-from scgpt_core.metrics import GRAPH_NEIGHBOURS
-from scgpt_core.neighbours import build_graph, find_neighbours
 from scgpt_core.plots.style import BLUE, MARKERS, PALE, RED, assign_styles, panels, styled
 
 
@@ -37,8 +35,11 @@ def compute_umap(emb_ND: NDArray[np.float32], *, seed: int) -> NDArray[np.float3
     -------
     float32 (N, 2).
     """
-    import scanpy as sc  # here, because it takes seconds
+    import scanpy as sc  # here, because these take seconds that other figures need not wait
     from anndata import AnnData
+
+    from scgpt_core.metrics import GRAPH_NEIGHBOURS
+    from scgpt_core.neighbours import build_graph, find_neighbours
 
     adata = AnnData(obsm={EMBEDDING: emb_ND})
     graph = build_graph(*find_neighbours(emb_ND, min(GRAPH_NEIGHBOURS, len(emb_ND))))

@@ -5,18 +5,21 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 ROOT = Path(__file__).parents[2]
 SMOKE = ROOT / "tests/smoke/config.yaml"
 TRAINING = ROOT / "tests/slurm/training.yaml"
 MODEL = "results/models/smoke/model.safetensors"
 LOG = "results/logs/pretrain/pretrain_smoke.log"
-PATIENCE = 400
+PATIENCE = 600
 """Seconds that a busy machine may take for anything."""
+OVER = threading.Event()
+"""Set when the tests end, so that nothing goes on waiting, or starts, for them."""
 
 
 class Job(NamedTuple):
@@ -37,17 +40,20 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, f"waited too long until {what}"
+        assert not OVER.is_set(), f"the tests were ended before {what}"
         time.sleep(0.2)
 
 
 class Run:
     """A Snakemake that works in a folder, and starts in the root of the repository."""
 
+    started: ClassVar[list["Run"]] = []
+
     def __init__(self, folder: Path, *targets: str, config: tuple[str, ...] = ()) -> None:
         self.folder, self.said = folder, folder / "said.txt"
         self.step = 0  # of the last checkpoint when something happened to the run
         self.command = [sys.executable, "-m", "snakemake", *targets, "--directory", str(folder)]
-        self.command += ["--max-threads", "2", "--configfile", str(SMOKE), *config]
+        self.command += ["--max-threads", "1", "--configfile", str(SMOKE), *config]
         folder.mkdir(parents=True, exist_ok=True)
 
     def start(self, *arguments: str, profile: str = "slurm", **environment: str) -> None:
@@ -55,7 +61,7 @@ class Run:
         where = ["--profile", profile] if profile else ["--cores", "2"]
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         self.environment = os.environ | {"PATH": path, "OMP_NUM_THREADS": "1"} | environment
-        self.environment.setdefault("SCGPT_SLURM_POLL", "4")
+        self.environment.setdefault("SCGPT_SLURM_POLL", "3")
         with self.said.open("a") as said:
             self.process = subprocess.Popen(
                 [*self.command, *where, *arguments],
@@ -65,6 +71,7 @@ class Run:
                 stderr=said,
                 start_new_session=True,
             )
+        self.started.append(self)
 
     def finish(self, *, well: bool = True) -> str:
         """Wait for the end; returns all that was said."""
@@ -77,7 +84,11 @@ class Run:
         """End it, whatever has happened."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
-            self.process.wait(timeout=60)
+            try:
+                self.process.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
 
     def unlock(self) -> None:
         """Do what Snakemake tells to do after a kill."""
@@ -115,7 +126,10 @@ class Run:
 
     def resumed(self) -> int:
         """The step after which the last run of the trainer went on; 0: it began anew."""
-        found = re.search(r"going on after step (\d+) of", (self.folder / LOG).read_text())
+        log = self.folder / LOG  # which Snakemake deletes before it runs the rule again
+        found = (
+            re.search(r"going on after step (\d+) of", log.read_text()) if log.exists() else None
+        )
         return int(found[1]) if found else 0
 
 

@@ -5,10 +5,10 @@
 #   start_slurm.sh start    install what is missing (apt), start, wait until all nodes are up
 #   start_slurm.sh stop     stop what this script started
 #   start_slurm.sh wipe     stop, and delete all state
-# Environment: SLURM_LAB (state folder), SLURM_LAB_CPUS and SLURM_LAB_MEM (MB) of each node, which may exceed the machine's
+# Environment: SLURM_LAB (state folder, else a folder of the user's), SLURM_LAB_CPUS and SLURM_LAB_MEM (MB) of each node, which may exceed the machine's
 set -euo pipefail
 
-LAB=${SLURM_LAB:-/var/tmp/slurm-lab}
+LAB=${SLURM_LAB:-${XDG_STATE_HOME:-$HOME/.local/state}/scgpt-slurm}
 TEMPLATES="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/templates"
 CPUS=${SLURM_LAB_CPUS:-16}
 MEM=${SLURM_LAB_MEM:-64000}
@@ -182,7 +182,7 @@ start) start ;;
 stop) stop ;;
 wipe)
     stop
-    rm -rf "$LAB"
+    rm -rf "$LAB" "$LAB.apt.log"
     ;;
 *)
     sed -n '2,8p' "$0"
