@@ -215,7 +215,7 @@ def variable_genes(
 def _least_varying(adata: ad.AnnData) -> int:
     """Genes that vary at all, in the batch where they are the fewest."""
     parts = (adata.X[(adata.obs[BATCH] == batch).to_numpy()] for batch in adata.obs[BATCH].unique())
-    return min((part.max(axis=0) - part.min(axis=0)).nnz for part in parts)
+    return min(int((part.max(axis=0) - part.min(axis=0)).count_nonzero()) for part in parts)
 
 
 def _verify(path: Path, row: DatasetRow) -> str:
