@@ -55,7 +55,7 @@ def test_a_corpus_can_have_thresholds_of_its_own(demo: dict[str, Any]) -> None:
         ({"pretrain": {"architecture": {"width": 30, "n_heads": 4}}}, "not a multiple of n_heads"),
         ({"corpus": "dmo"}, "corpus: dmo is in no row of its table; allowed: "),
         ({"benchmark": {"integration": ["pbmc"]}}, "benchmark.integration: pbmc is in no row"),
-        ({"benchmark": {"methods": ["magic"]}}, "allowed: additive, cell_mean, celltypist, "),
+        ({"benchmark": {"methods": ["magic"]}}, "allowed: additive, bbknn, cell_mean, "),
         ({"benchmark": {"annotation": ["cellmix"]}}, "names no query batches of cellmix"),
         (
             {"benchmark": {"annotation": ["ms"]}},
