@@ -43,6 +43,7 @@ from scgpt_core.config.tasks import (
 )
 from scgpt_core.config.training import (
     CorpusColumn,
+    FineTuningSettings,
     FineTuningTrainer,
     PretrainSettings,
     TrainerSettings,
@@ -64,6 +65,7 @@ __all__ = [
     "DatasetRow",
     "EmbedSettings",
     "ExpectedRow",
+    "FineTuningSettings",
     "FineTuningTrainer",
     "GenerationSettings",
     "IndexSettings",

@@ -5,8 +5,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from scgpt_core.config.base import Count, Settings, Share
-from scgpt_core.config.training import FineTuningTrainer
+from scgpt_core.config.base import Count, Settings
+from scgpt_core.config.training import FineTuningSettings
 
 
 class PerturbationSplitSettings(Settings):
@@ -24,7 +24,7 @@ class PerturbationSplitSettings(Settings):
     as far as these go, so that others of the group are seen, and are scored apart too."""
 
 
-class PerturbationSettings(Settings):
+class PerturbationSettings(FineTuningSettings):
     """Prediction of perturbed cells; the defaults are those of the published tutorial."""
 
     split: PerturbationSplitSettings = PerturbationSplitSettings()
@@ -51,14 +51,9 @@ class PerturbationSettings(Settings):
     """pathways: add to the gene embeddings where the genes of the data stand in `gene_sets`."""
     freeze_genes: bool = False
     """Leave the gene embeddings as they start, so that unseen genes stay comparable with seen."""
-    min_matched: Share = 0.5
-    """Share of a data set's counts whose genes must be in the vocabulary, or the run stops."""
-    dropout: float | None = Field(default=None, ge=0, lt=1)
-    """Dropout in fine-tuning; null: the model's own."""
     steps: Count | None = None
     """Optimiser steps; null: `epochs` decides."""
     epochs: Count = 15
     """Passes over the perturbed training cells, at most."""
     patience: Count = 10
     """Epochs without a better correlation of validation conditions before the fit stops."""
-    trainer: FineTuningTrainer = FineTuningTrainer()

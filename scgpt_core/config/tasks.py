@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from scgpt_core.config.base import Count, Name, Settings, Share
-from scgpt_core.config.training import FineTuningTrainer
+from scgpt_core.config.training import FineTuningSettings, FineTuningTrainer
 
 
 class EmbedSettings(Settings):
@@ -24,13 +24,11 @@ class EmbedSettings(Settings):
     """auto: a GPU where there is one. "cuda" without a GPU is an error, never a silent CPU run."""
 
 
-class IntegrationSettings(Settings):
+class IntegrationSettings(FineTuningSettings):
     """Fine-tuning for batch integration; the defaults are those of the published tutorial."""
 
     n_genes: Count = 1200
     """Highly variable genes (seurat_v3, per batch); each is a token of every cell, zeros kept."""
-    min_matched: Share = 0.5
-    """Share of a data set's counts whose genes must be in the vocabulary, or the run stops."""
     mask_share: Share = 0.4
     """Share of the values that are masked."""
     gepc: bool = True
@@ -47,15 +45,8 @@ class IntegrationSettings(Settings):
     """Domain-specific batch norm."""
     inherit: Literal["all", "genes"] = "all"
     """What a fit takes from a model folder: all weights that fit, or the gene embedding alone."""
-    dropout: float | None = Field(default=None, ge=0, lt=1)
-    """Dropout in fine-tuning; null: the model's own."""
-    epochs: Count = 15
-    """Passes over the training cells, at most."""
-    patience: Count = 5
-    """Epochs without a better held-out loss before the fit stops."""
     heldout_share: float = Field(default=0.1, ge=0, lt=1)
     """Share of the cells of each batch that the early stop looks at; 0: no early stop."""
-    trainer: FineTuningTrainer = FineTuningTrainer()
 
 
 class LabelSettings(Settings):
@@ -78,7 +69,7 @@ class AnnotationTrainer(FineTuningTrainer):
     the labels is learned from."""
 
 
-class AnnotationSettings(Settings):
+class AnnotationSettings(FineTuningSettings):
     """Fine-tuning for annotation; the defaults are those of the published tutorial."""
 
     labels: LabelSettings = LabelSettings()
@@ -87,18 +78,12 @@ class AnnotationSettings(Settings):
     has them; null: all genes."""
     max_tokens: Count = 3001
     """Longest sequence, `<cls>` included; longer cells are sampled, in training anew each epoch."""
-    min_matched: Share = 0.5
-    """Share of a data set's counts whose genes must be in the vocabulary, or the run stops."""
     class_weights: bool = True
     """Let all classes count alike in the loss, however many cells they have."""
     mask_share: Share = 0
     """Share of the values that are masked in training, against over-fitting."""
-    dropout: float | None = Field(default=None, ge=0, lt=1)
-    """Dropout in fine-tuning; null: the model's own."""
     epochs: Count = 10
     """Passes over the training cells, at most; where labels are few, as many steps as with all."""
-    patience: Count = 5
-    """Epochs without a better held-out loss before the fit stops."""
     trainer: AnnotationTrainer = AnnotationTrainer()
 
 
@@ -123,15 +108,13 @@ class MultiomicsTrainer(FineTuningTrainer):
     """As in `TrainerSettings`."""
 
 
-class MultiomicsSettings(Settings):
+class MultiomicsSettings(FineTuningSettings):
     """Fine-tuning on several modalities; the defaults are those of the published tutorial."""
 
     modalities: ModalitySettings = ModalitySettings()
     n_genes: Count = 1200
     """Highly variable genes (seurat_v3, per batch), beside all proteins and the chosen peaks: each
     is a token of every cell that was measured for it, zeros kept."""
-    min_matched: Share = 0.5
-    """Share of a data set's counts whose genes must be in the vocabulary, or the run stops."""
     mask_share: Share = 0.4
     """Share of the values that are masked."""
     hidden_share: Share = 0.5
@@ -143,12 +126,8 @@ class MultiomicsSettings(Settings):
     """Weight of DAR in the loss, where there are batches; 0: no DAR."""
     inherit: Literal["all", "genes"] = "genes"
     """What a fit takes from a model folder: all weights that fit, or the gene embedding alone."""
-    dropout: float | None = Field(default=None, ge=0, lt=1)
-    """Dropout in fine-tuning; null: the model's own."""
     epochs: Count = 25
-    """Passes over the training cells, at most."""
-    patience: Count = 5
-    """Epochs without a better held-out loss before the fit stops."""
+    """As in `FineTuningSettings`."""
     heldout_share: float = Field(default=0.1, ge=0, lt=1)
     """Share of the cells of each batch that the early stop looks at; 0: no early stop."""
     trainer: MultiomicsTrainer = MultiomicsTrainer()

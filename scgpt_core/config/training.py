@@ -82,6 +82,20 @@ class FineTuningTrainer(TrainerSettings):
         return self
 
 
+class FineTuningSettings(Settings):
+    """What every fine-tuning on a data set has; the tasks add their own and other defaults."""
+
+    min_matched: Share = 0.5
+    """Share of a data set's counts whose genes must be in the vocabulary, or the run stops."""
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    """Dropout in fine-tuning; null: the model's own."""
+    epochs: Count = 15
+    """Passes over the training cells, at most."""
+    patience: Count = 5
+    """Epochs without a better held-out loss before the fit stops."""
+    trainer: FineTuningTrainer = FineTuningTrainer()
+
+
 CorpusColumn = Literal["dataset_id", "tissue_general", "cell_type", "assay"]
 """Columns of obs that the shards of a corpus keep."""
 

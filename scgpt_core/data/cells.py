@@ -10,6 +10,7 @@ from scgpt_core.data.identity import cell_identity
 
 if TYPE_CHECKING:
     import anndata as ad
+    from scipy.sparse import csr_matrix
 
 
 class Cells(NamedTuple):
@@ -25,7 +26,9 @@ class Cells(NamedTuple):
     """(B,), ``soma_joinid`` or `cell_identity` of the names."""
 
 
-def read_cells(adata: "ad.AnnData", token_ids: ArrayLike) -> Cells:
+def read_cells(
+    adata: "ad.AnnData", token_ids: ArrayLike, *, counts_BG: "csr_matrix | None" = None
+) -> Cells:
     """Cells of a data set by token id, known by their names.
 
     Parameters
@@ -34,8 +37,10 @@ def read_cells(adata: "ad.AnnData", token_ids: ArrayLike) -> Cells:
         Raw counts in X, a sparse matrix (B, G).
     token_ids
         (G,), as in `cells_from_csr`.
+    counts_BG
+        To be read instead of X.
     """
-    counts_BG = adata.X.tocsr()
+    counts_BG = adata.X.tocsr() if counts_BG is None else counts_BG
     return cells_from_csr(
         counts_BG.indptr,
         counts_BG.indices,

@@ -16,14 +16,12 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
 
 from scgpt_core.checkpoint import TRAINING, Checkpoint, load_checkpoint, save_checkpoint
 from scgpt_core.config import AnnotationSettings, ModelConfig
 from scgpt_core.data.cells import Cells, read_cells, take_cells
 from scgpt_core.data.collate import TokenSettings
 from scgpt_core.data.genes import match_var
-from scgpt_core.data.qc import check_counts
 from scgpt_core.data.sources import ArraySource
 from scgpt_core.data.vocab import Vocabulary
 from scgpt_core.device import DeviceName, autocast, resolve_precision
@@ -40,6 +38,7 @@ from scgpt_core.tasks.labelling import (
     temper,
     write_predictions,
 )
+from scgpt_core.tasks.projection import read_later
 from scgpt_core.tasks.variants import Init, make_variant, without_batches
 from scgpt_core.train.journal import METRICS, read_metrics
 from scgpt_core.train.objectives import Classification, class_weights
@@ -295,12 +294,7 @@ def annotate_cells(
         raise ValueError(message)
     known = AnnotationSettings.model_fields.keys() & training["settings"].keys()
     settings = AnnotationSettings.model_validate({k: training["settings"][k] for k in known})
-    counts = csr_matrix(adata.X, dtype=np.float32)
-    check_counts(counts, source="adata.X")
-    match = match_var(adata.var, ckpt.vocab)
-    match.require(settings.min_matched, np.asarray(counts.sum(axis=0)).ravel(), source="adata")
-    token_ids = np.where(np.isin(match.ids, training["genes"]), match.ids, -1)
-    cells = read_cells(ad.AnnData(counts, obs=adata.obs[[]]), token_ids)
+    cells, _ = read_later(adata, ckpt.vocab, training["genes"], settings.min_matched)
     probability_MC = temper(
         predict(ckpt.model, cells, settings, seed=seed), training["fits"][-1]["temperature"]
     )

@@ -10,7 +10,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from scgpt_core.checkpoint import Checkpoint, load_checkpoint
-from scgpt_core.config import FineTuningTrainer
+from scgpt_core.config import FineTuningSettings
 from scgpt_core.data.binning import draw_keys
 from scgpt_core.data.collate import TokenSettings
 from scgpt_core.data.loader import ShardLoader
@@ -52,25 +52,6 @@ class Fit(NamedTuple):
     """For `run.json`: steps, seconds, which weights were trained, peak memory on a GPU."""
 
 
-class EpochSettings(Protocol):
-    """Settings of a task that is fitted by epochs."""
-
-    @property
-    def epochs(self) -> int:
-        """Passes over the training cells, at most."""
-
-    @property
-    def patience(self) -> int:
-        """Epochs without a better held-out loss before the fit stops."""
-
-    @property
-    def trainer(self) -> FineTuningTrainer:
-        """The loop."""
-
-    def model_dump(self, *, mode: str) -> dict[str, Any]:
-        """Return all of them, as JSON has them."""
-
-
 class Job(NamedTuple):
     """One process of those that fine-tune a model on a data set."""
 
@@ -95,7 +76,7 @@ def fine_tuning(
     output_folder: str | Path,
     state_folder: str | Path,
     *,
-    settings: EpochSettings,
+    settings: FineTuningSettings,
     init: Init,
     seed: int,
     threads: int,
@@ -140,7 +121,7 @@ def fit_by_epochs(
     *,
     train: ArraySource,
     heldout: ArraySource,
-    settings: EpochSettings,
+    settings: FineTuningSettings,
     job: Job,
     identity: Mapping[str, Any],
     heldout_tokens: TokenSettings | None = None,
@@ -195,7 +176,7 @@ def fit_by_steps(
     objective: Objective,
     load: Callable[..., Loader],
     *,
-    settings: EpochSettings,
+    settings: FineTuningSettings,
     job: Job,
     identity: Mapping[str, Any],
     evaluate: Evaluate | None,

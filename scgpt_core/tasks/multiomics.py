@@ -105,10 +105,8 @@ def prepare(
     vocab = vocab.extend(visible.features)
     feature_ids = vocab.ids(visible.features)
     counts = csr_matrix(hstack([adata.X, *(m.counts_NF for m in visible.by_name.values())]))
-    cells = read_cells(
-        ad.AnnData(counts, obs=adata.obs[[]]),
-        np.concatenate([np.where(variable_G, match.ids, -1), feature_ids]),
-    )
+    token_ids = np.concatenate([np.where(variable_G, match.ids, -1), feature_ids])
+    cells = read_cells(adata, token_ids, counts_BG=counts)
     rna = np.sort(match.ids[variable_G]).tolist()
     codes = [
         MODALITIES.index(name)

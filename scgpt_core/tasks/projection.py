@@ -5,7 +5,6 @@ Shapes: M cells, B of a mini-batch, L tokens, D width.
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -23,6 +22,7 @@ from scgpt_core.data.loader import ShardLoader
 from scgpt_core.data.multimodal import ModalityTokens
 from scgpt_core.data.qc import check_counts
 from scgpt_core.data.sources import ArraySource
+from scgpt_core.data.vocab import Vocabulary
 from scgpt_core.device import DeviceName, autocast, resolve_precision
 from scgpt_core.keys import MODALITIES, RNA
 from scgpt_core.model import ScGPT
@@ -74,7 +74,7 @@ def embed_later_cells(
     known = IntegrationSettings.model_fields.keys() & training["settings"].keys()
     settings = IntegrationSettings.model_validate({k: training["settings"][k] for k in known})
     genes = training["genes"]
-    cells, measured = _read(adata, ckpt.vocab, genes, settings.min_matched)
+    cells, measured = read_later(adata, ckpt.vocab, genes, settings.min_matched)
     names = [""] * adata.n_obs if batch_key is None else adata.obs[batch_key].astype(str).tolist()
     codes = {name: code for code, name in enumerate(training["batches"])}
     new = sorted(set(names) - codes.keys())
@@ -97,17 +97,22 @@ def embed_later_cells(
     return _embed(ckpt.model, loader, precision)
 
 
-def _read(
-    adata: ad.AnnData, vocab: Any, genes: list[int], min_matched: float
+def read_later(
+    adata: ad.AnnData, vocab: Vocabulary, genes: list[int], min_matched: float
 ) -> tuple[Cells, set[int]]:
-    """Cells on the genes of the model, and which of these they were measured for."""
+    """Cells on the genes that a model was fine-tuned on, and which of these they were measured for.
+
+    Raises
+    ------
+    ValueError
+        Where X has no counts, or too few of them are of genes that have a token.
+    """
     counts = csr_matrix(adata.X, dtype=np.float32)
     check_counts(counts, source="adata.X")
     match = match_var(adata.var, vocab)
     match.require(min_matched, np.asarray(counts.sum(axis=0)).ravel(), source="adata")
     token_ids = np.where(np.isin(match.ids, genes), match.ids, -1)
-    cells = read_cells(ad.AnnData(counts, obs=adata.obs[[]]), token_ids)
-    return cells, set(token_ids[token_ids >= 0].tolist())
+    return read_cells(adata, token_ids, counts_BG=counts), set(token_ids[token_ids >= 0].tolist())
 
 
 @torch.inference_mode()
