@@ -1,7 +1,7 @@
 # `make demo`, `make test`, `make lint`: each sets up .venv from envs/lock.txt first.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: help demo report test test-fast test-slurm docs lint format clean clean-venv lock rulegraph pictures
+.PHONY: help demo test test-fast test-slurm docs lint format clean clean-venv lock rulegraph pictures
 
 PYTHON ?= python3
 CORES ?= 2

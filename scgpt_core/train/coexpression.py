@@ -41,7 +41,7 @@ def start_from_coexpression(table_TD: Tensor, corpus: Corpus, *, seed: int) -> N
         Of the sample and of the search.
     """
     loadings_TK = gene_loadings(corpus, min(table_TD.shape[1], corpus.n_cells), seed=seed)
-    drawn = float(table_TD.std()) * table_TD.shape[1] ** 0.5
+    drawn = float(table_TD.detach().std()) * table_TD.shape[1] ** 0.5
     with torch.no_grad():
         table_TD[:, : loadings_TK.shape[1]] += _STRENGTH * drawn * loadings_TK
 
