@@ -10,6 +10,9 @@ from typing import Any
 
 import numba
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 # What a draw is for: draws of one cell for two purposes are independent.
@@ -22,6 +25,15 @@ _LARGE = 255  # code of a count that is no integer below: it is binned by itself
 _HIGH = 1 << 32
 _LANES = 4  # histograms in turn: to add to one place again and again waits for the addition before
 _FEW = 48  # so many are sorted sooner by insertion than by counting bytes
+
+# By eight bits: the numbers of those that are set, ascending, one a byte.
+_ONES_FIRST = np.array(
+    [
+        sum(bit << 8 * k for k, bit in enumerate(b for b in range(8) if pattern >> b & 1))
+        for pattern in range(256)
+    ],
+    np.uint64,
+)
 
 _compiled = numba.njit(cache=True, nogil=True)
 
@@ -75,6 +87,26 @@ def _words(key: Any, purpose: Any) -> Any:
 def _below(draw: Any, n: Any) -> Any:
     """Integer uniform below n, from a draw."""
     return np.int64((np.uint64(draw) * np.uint64(n)) >> np.uint64(32))
+
+
+def _compile_write_eight(_typing: Any, array: Any, _at: Any, _base: Any, _packed: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array, at, base, packed = arguments
+        wide = ir.VectorType(ir.IntType(32), 8)
+        bytes_ = builder.bitcast(packed, ir.VectorType(ir.IntType(8), 8))
+        first = builder.insert_element(wide(ir.Undefined), base, ir.IntType(32)(0))
+        bases = builder.shuffle_vector(first, first, wide([0] * 8))
+        data = context.make_array(signature.args[0])(context, builder, array).data
+        place = builder.bitcast(builder.gep(data, [at]), wide.as_pointer())
+        builder.store(builder.add(bases, builder.zext(bytes_, wide)), place, align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, types.uint64, types.uint32, types.uint64), generate
+
+
+# (array, at, base, packed): write `base` plus each byte of the word `packed` at eight places of an
+# array, in one step; of a loop over them the compiler makes eight.
+_write_eight: Any = intrinsic(_compile_write_eight)
 
 
 @_compiled
@@ -242,7 +274,6 @@ def _tabulate_digits(edges_E: Any, digits: Any) -> None:
             digits[np.int64(np.ceil(edge))] += _HIGH
             digits[np.int64(edge) + 1] += 1
     upto = np.int64(0)  # how many edges are at the code or below, times 2**32, and below
-    digits[0] = 0
     for code in range(1, _LARGE):
         upto += digits[code]
         high = upto >> 32
@@ -359,17 +390,15 @@ def _sample(
             kept = is_kept_T[genes[i]]
             n_free -= not kept
             chosen[i] = 1 if kept else chosen[n_free]
-    # No branch for what chance decides: each position is written, and the next one over it unless
-    # it was chosen. Eight at a time, since a word of choices is read at once.
-    k = np.uint64(0)
+    # No branch for what chance decides: a word of choices is read at once, and eight positions are
+    # written, of which the next word writes over those behind the chosen ones.
+    n_written = np.uint64(0)
     words = chosen.view(np.uint64)
     chosen[len(genes) : (len(genes) + 7) // 8 * 8] = 0
     for w in range((len(genes) + 7) // 8):
-        upto = words[w] * np.uint64(0x0101010101010101)  # bytes: how many of the eight, itself too
-        for o in range(8):
-            before = upto << np.uint64(8) >> np.uint64(8 * o) & np.uint64(255)
-            positions[k + before] = np.uint32(8 * w + o)
-        k += upto >> np.uint64(56)
+        pattern = words[w] * np.uint64(0x0102040810204080) >> np.uint64(56)  # a bit of each byte
+        _write_eight(positions, n_written, np.uint32(8 * w), _ONES_FIRST[pattern])
+        n_written += words[w] * np.uint64(0x0101010101010101) >> np.uint64(56)  # sum of the bytes
 
 
 @_compiled
