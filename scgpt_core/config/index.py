@@ -33,7 +33,7 @@ class IndexSettings(Settings):
 
     description: str = "auto"
     """faiss index description; auto: exact below 100,000 cells, IVF with fast-scan codes above."""
-    nprobe: Count = 8
+    nprobe: Count = 5
     """Lists visited by a query (IVF only)."""
     min_recall: Share = 0.3
     """recall@10 against exact search under which building fails."""

@@ -16,9 +16,9 @@ log = logging.getLogger(__name__)
 
 EXACT_BELOW: Final = 100_000
 """Cells under which every distance is computed."""
-_MAX_CODES: Final = 42
+_MAX_CODES: Final = 40
 """4-bit codes of a cell: with its id of 8 bytes, 33 million cells take less than 1 GB."""
-_MAX_LISTS: Final = 16_384
+_MAX_LISTS: Final = 8192
 _TRAIN_CELLS_A_LIST: Final = 64
 _MIN_TRAIN_CELLS: Final = 65_536
 _TWO_LEVELS_FROM: Final = 1024
@@ -29,14 +29,14 @@ _OPQ_ITERATIONS: Final = 10
 def choose_description(description: str, n_cells: int, width: int) -> str:
     """Resolve "auto": exact below 100,000 cells, IVF with 4-bit fast-scan codes above.
 
-    About 4 sqrt(n) lists, a power of two; codes of at most 21 bytes a cell on a rotation to at
-    most 84 dimensions.
+    About 2 sqrt(n) lists, a power of two; codes of at most 20 bytes a cell on a rotation to at
+    most 80 dimensions.
     """
     if description != "auto":
         return description
     if n_cells < EXACT_BELOW:
         return "Flat"
-    n_lists = min(_MAX_LISTS, 2 ** round(np.log2(4 * np.sqrt(n_cells))))
+    n_lists = min(_MAX_LISTS, 2 ** round(np.log2(2 * np.sqrt(n_cells))))
     n_codes = min(width, 2 * _MAX_CODES) // 2
     return f"OPQ{n_codes}_{2 * n_codes},IVF{n_lists}_HNSW32,PQ{n_codes}x4fsr"
 

@@ -41,10 +41,10 @@ def test_embeddings_come_back_in_order(shards: list[Path]) -> None:
     ("n_cells", "width", "expected"),
     [
         (99_999, 512, "Flat"),
-        (100_000, 512, "OPQ42_84,IVF1024_HNSW32,PQ42x4fsr"),
-        (1_000_000, 512, "OPQ42_84,IVF4096_HNSW32,PQ42x4fsr"),
-        (33_000_000, 512, "OPQ42_84,IVF16384_HNSW32,PQ42x4fsr"),
-        (1_000_000, 48, "OPQ24_48,IVF4096_HNSW32,PQ24x4fsr"),
+        (100_000, 512, "OPQ40_80,IVF512_HNSW32,PQ40x4fsr"),
+        (1_000_000, 512, "OPQ40_80,IVF2048_HNSW32,PQ40x4fsr"),
+        (33_000_000, 512, "OPQ40_80,IVF8192_HNSW32,PQ40x4fsr"),
+        (1_000_000, 48, "OPQ24_48,IVF2048_HNSW32,PQ24x4fsr"),
     ],
 )
 def test_the_description_follows_the_number_of_cells(
