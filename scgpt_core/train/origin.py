@@ -52,53 +52,62 @@ def make_model(
         Where `init_from` has other bins than this run, or knows too few of the corpus's genes.
     """
     torch.manual_seed(seed)
-    vocab = corpus.vocab
-    tokens: dict[str, Any] = {
-        "n_tokens": vocab.n_tokens,
-        "pad_id": vocab.pad_id,
-        "cls_id": vocab.cls_id,
-    }
     if init_from is None:
-        config = ModelConfig(
-            **settings.architecture.model_dump(),
-            **tokens,
-            n_bins=settings.n_bins,
-            max_tokens=settings.max_tokens,
-            conditions=list_conditions(corpus, settings.condition_by),
-        )
-        model = ScGPT(config, attention=settings.trainer.attention)
-        # Bins are about uniform: from their mean on, the first steps learn genes, not an offset.
-        nn.init.constant_(model.get_parameter("gep_head.value.4.bias"), config.n_bins / 2)
-        if settings.gene_start == "coexpression":
-            start_from_coexpression(model.gene_embedding.table.weight, corpus, seed=seed)
-        return model, None
+        return _make_new(corpus, settings, seed), None
     ckpt = load_checkpoint(init_from, device="cpu", attention=settings.trainer.attention)
+    return _make_from(ckpt, corpus, settings, source=init_from), ckpt.digest
+
+
+def _make_new(corpus: Corpus, settings: PretrainSettings, seed: int) -> ScGPT:
+    config = ModelConfig(
+        **settings.architecture.model_dump(),
+        **_tokens(corpus.vocab),
+        n_bins=settings.n_bins,
+        max_tokens=settings.max_tokens,
+        conditions=list_conditions(corpus, settings.condition_by),
+    )
+    model = ScGPT(config, attention=settings.trainer.attention)
+    # Bins are about uniform: from their mean on, the first steps learn genes, not an offset.
+    nn.init.constant_(model.get_parameter("gep_head.value.4.bias"), config.n_bins / 2)
+    if settings.gene_start == "coexpression":
+        start_from_coexpression(model.gene_embedding.table.weight, corpus, seed=seed)
+    return model
+
+
+def _make_from(
+    ckpt: Checkpoint, corpus: Corpus, settings: PretrainSettings, *, source: Path
+) -> ScGPT:
     if ckpt.config.n_bins != settings.n_bins:
         message = (
-            f"the model {init_from} has {ckpt.config.n_bins} bins, this run {settings.n_bins}: set "
+            f"the model {source} has {ckpt.config.n_bins} bins, this run {settings.n_bins}: set "
             "pretrain.n_bins to those of the model"
         )
         raise ValueError(message)
     logger.info(
         "weights and size are those of %s, whatever pretrain.architecture and gene_start say",
-        init_from,
+        source,
     )
     changes = {
+        **_tokens(corpus.vocab),
         "n_classes": None,
         "dar": False,
         "dropout": settings.architecture.dropout,
         "max_tokens": settings.max_tokens,
         "conditions": list_conditions(corpus, settings.condition_by),
     }
-    config = ModelConfig.model_validate(ckpt.config.model_dump() | tokens | changes)
+    config = ModelConfig.model_validate(ckpt.config.model_dump() | changes)
     model = ScGPT(config, attention=settings.trainer.attention)
     weights = dict(ckpt.model.state_dict())
-    if ckpt.vocab.digest != vocab.digest:
-        weights[_TABLE] = _move_genes(ckpt, vocab, model.state_dict()[_TABLE], init_from)
+    if ckpt.vocab.digest != corpus.vocab.digest:
+        weights[_TABLE] = _move_genes(ckpt, corpus.vocab, model.state_dict()[_TABLE], source)
     if model.condition_embedding is not None:
         weights[_CONDITIONS] = _move_conditions(ckpt, model.config.conditions)
     load_weights(model, weights, optional=("class_head.", "batch_head.", _CONDITIONS))
-    return model, ckpt.digest
+    return model
+
+
+def _tokens(vocab: Vocabulary) -> dict[str, Any]:
+    return {"n_tokens": vocab.n_tokens, "pad_id": vocab.pad_id, "cls_id": vocab.cls_id}
 
 
 def list_conditions(corpus: Corpus, column: str | None) -> tuple[str, ...]:

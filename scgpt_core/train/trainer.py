@@ -96,7 +96,8 @@ class Trainer:
         Checkpoints and metrics lie in a subfolder of it that is named after `identity`: the same
         call goes on where a run was interrupted, other settings never go on from its weights.
     identity
-        JSON-serialisable: what is learned from beside `settings`, as the corpus's digest.
+        JSON-serialisable: what is learned from beside `settings`, as the corpus's digest. `steps`,
+        which the learning rate follows, `patience` and `seed` are added to it.
     evaluate, evaluate_steps
         Called each so many steps, and at the end.
     patience
@@ -128,7 +129,9 @@ class Trainer:
         self._optimizer = build_optimizer(model, settings)
         self._precision = resolve_precision(world.device, settings.precision)
         self._guard = FiniteGuard()
-        course = settings.model_dump(mode="json", include=_COURSE)
+        course = settings.model_dump(mode="json", include=_COURSE) | {"steps": steps}
+        if patience is not None:
+            course |= {"patience": dataclasses.asdict(patience), "evaluate_steps": evaluate_steps}
         self.folder = state_folder / digest({**identity, "trainer": course, "seed": seed})[:12]
         self._checkpoints = Checkpoints(self.folder, keep=settings.keep_checkpoints, world=world)
         self._best: Checkpoints | None = None
