@@ -209,15 +209,15 @@ def seal_shards(
     if not groups:
         message = f"corpus {corpus}: quality control left no cell of {funnel['cells in']}: {funnel}"
         raise ValueError(message)
+    funnel["cells out"] = funnel.pop("cells out")  # the last line of the table
     heldout = _draw_groups(groups, heldout_share, seed)
-    funnel["cells out"] = funnel.pop("cells out")
-    n_cells = groups.total()
+    heldout_cells = sum(groups[group] for group in heldout)
     manifest: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "corpus": corpus,
         "census": next(summary["origin"] for summary in summaries.values()),
         "vocab_digest": vocabulary.digest,
-        "n_cells": n_cells,
+        "n_cells": groups.total(),
         "nnz": sum(summary["nnz"] for summary in summaries.values()),
         "funnel": dict(funnel),
         "split": {
@@ -225,7 +225,7 @@ def seal_shards(
             "share": heldout_share,
             "seed": seed,
             "heldout": sorted(heldout),
-            "heldout_cells": sum(groups[group] for group in heldout),
+            "heldout_cells": heldout_cells,
         },
         "shards": [
             {"file": name, **{key: summary[key] for key in ("rows", "nnz", "bytes", "sha256")}}
@@ -236,7 +236,7 @@ def seal_shards(
     write_json(output, manifest)
     log.info(
         "corpus %s: %d cells in %d shards, %d cells of %d groups held out",
-        corpus, n_cells, len(summaries), manifest["split"]["heldout_cells"], len(heldout),
+        corpus, groups.total(), len(summaries), heldout_cells, len(heldout),
     )  # fmt: skip
     return manifest
 
