@@ -15,7 +15,7 @@ from benchmarks.harness import report
 from benchmarks.real_cells import CLS_ID, N_TOKENS, PAD_ID, ROOT, resample
 from scgpt_core.checkpoint import Checkpoint
 from scgpt_core.config import ModelConfig, NetworkSettings
-from scgpt_core.data.cells import cells_from_csr
+from scgpt_core.data.cells import read_cells
 from scgpt_core.data.vocab import Vocabulary
 from scgpt_core.model import ScGPT
 from scgpt_core.model.weights import LoadReport
@@ -29,18 +29,8 @@ def attend_cells(n_cells: int, n_genes: int) -> None:
     """Make the network of the genes that most cells express, all of them regulators."""
     adata = ad.read_h5ad(ROOT / "resources" / "cells" / f"{SOURCE}.h5ad")
     often_G = np.argsort(-adata.X.getnnz(axis=0), kind="stable")
-    counts = adata.X[:, np.sort(often_G[:n_genes])].tocsr()
     token_ids = np.arange(n_genes, dtype=np.int32)
-    cells = resample(
-        cells_from_csr(
-            counts.indptr,
-            counts.indices,
-            counts.data,
-            token_ids=token_ids,
-            cell_ids=np.arange(adata.n_obs),
-        ),
-        n_cells,
-    )
+    cells = resample(read_cells(adata[:, np.sort(often_G[:n_genes])], token_ids), n_cells)
     torch.manual_seed(0)
     vocab = Vocabulary.load(ROOT / "resources/genesets/scgpt_census_vocab.json")
     config = ModelConfig(n_tokens=N_TOKENS, pad_id=PAD_ID, cls_id=CLS_ID, **ARCHITECTURE)
