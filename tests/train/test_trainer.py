@@ -14,6 +14,7 @@ from scgpt_core.data.loader import ShardLoader
 from scgpt_core.model import ScGPT
 from scgpt_core.train.guards import Patience
 from scgpt_core.train.journal import METRICS, read_metrics
+from scgpt_core.train.objectives import Pretraining
 from scgpt_core.train.trainer import Result
 
 
@@ -120,6 +121,25 @@ def evaluate_by(values: list[float]) -> Any:
         return {"heldout": {"loss": next(remaining)}}
 
     return evaluate
+
+
+def test_dropout_is_drawn_anew_in_every_micro_batch_of_every_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds: list[int] = []
+    call = Pretraining.__call__
+
+    def forward(self: Pretraining, *arguments: Any) -> Any:
+        seeds.append(torch.initial_seed())
+        return call(self, *arguments)
+
+    monkeypatch.setattr(Pretraining, "__call__", forward)
+    run(tmp_path / "one", steps=4)
+    first = seeds.copy()
+    seeds.clear()
+    run(tmp_path / "two", steps=4, seed=1)
+    assert len(first) == 4 * 4  # 16 cells a step, 4 at a time
+    assert len({*first, *seeds}) == 2 * len(first)
 
 
 def test_early_stop_keeps_the_best_weights(tmp_path: Path) -> None:
