@@ -146,6 +146,18 @@ def test_confidence_holds_for_new_cells(tmp_path: Path) -> None:
     assert calibration_error(table["confidence"].to_numpy(), right) < 0.06
 
 
+def test_a_reference_cell_does_not_vote_for_itself(tmp_path: Path) -> None:
+    """Labels that have nothing to do with the cells: only its own would tell a cell's label."""
+    rng = np.random.default_rng(3)
+    labels = np.array(TYPES)[rng.integers(0, 3, 400)]
+    reference = make_reference(
+        tmp_path, unit(rng.normal(size=(400, 16))), cell_type=labels, dataset_id=["one"] * 400
+    )
+    settings = SETTINGS.model_copy(update={"calibrate_across": None})
+    table = map_query(reference, unit(rng.normal(size=(50, 16))), model=MODEL, settings=settings)
+    assert table["confidence"].to_numpy().max() < 0.5
+
+
 def test_a_doubtful_cell_falls_back_to_what_its_neighbours_share(tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     kinds = ["CD4-positive, alpha-beta T cell", "CD8-positive, alpha-beta T cell", "B cell"]
