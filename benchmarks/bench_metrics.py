@@ -59,7 +59,8 @@ def score_by_scib(embedded: ad.AnnData, **leiden: object) -> None:
     adata = embedded.copy()
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # scib's own, of pandas and scanpy
-        sc.pp.neighbors(adata, use_rep=EMBEDDING)
+        # All neighbours, as ours are: scanpy does not read the graph of the locked pynndescent.
+        sc.pp.neighbors(adata, use_rep=EMBEDDING, transformer="sklearn")
         scib.cluster_optimal_resolution(
             adata, LABEL, "cluster", use_rep=EMBEDDING, verbose=False, **leiden
         )
