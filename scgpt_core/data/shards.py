@@ -211,13 +211,13 @@ def seal_shards(
         raise ValueError(message)
     funnel["cells out"] = funnel.pop("cells out")  # the last line of the table
     heldout = _draw_groups(groups, heldout_share, seed)
-    heldout_cells = sum(groups[group] for group in heldout)
+    n_cells, heldout_cells = groups.total(), sum(groups[group] for group in heldout)
     manifest: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "corpus": corpus,
         "census": next(summary["origin"] for summary in summaries.values()),
         "vocab_digest": vocabulary.digest,
-        "n_cells": groups.total(),
+        "n_cells": n_cells,
         "nnz": sum(summary["nnz"] for summary in summaries.values()),
         "funnel": dict(funnel),
         "split": {
@@ -236,7 +236,7 @@ def seal_shards(
     write_json(output, manifest)
     log.info(
         "corpus %s: %d cells in %d shards, %d cells of %d groups held out",
-        corpus, groups.total(), len(summaries), heldout_cells, len(heldout),
+        corpus, n_cells, len(summaries), heldout_cells, len(heldout),
     )  # fmt: skip
     return manifest
 
