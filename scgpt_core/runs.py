@@ -1,5 +1,6 @@
 """What every job shares: logging, whole-or-nothing files, digests, and the record of a run."""
 
+import atexit
 import hashlib
 import json
 import logging
@@ -16,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+logger = logging.getLogger(__name__)
 _RECORDED_PACKAGES = (
     "scgpt-core", "torch", "numpy", "numba", "pyarrow", "anndata", "scanpy", "scib", "faiss-cpu",
     "cellxgene-census", "tiledbsoma", "harmonypy",
@@ -25,12 +27,14 @@ _RECORDED_PACKAGES = (
 def start_logging(log: str | Path | None = None) -> None:
     """Send log records to stderr and, where a path is given, to that file too.
 
-    Stderr is for the person who watches `make demo`; the file is what Snakemake keeps.
+    Stderr is for the person who watches `make demo`; the file is what Snakemake keeps. Its last
+    line tells what the process took.
     """
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if log is not None:
         Path(log).parent.mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(log, mode="w"))
+        atexit.register(_log_cost, time.perf_counter())
     logging.basicConfig(
         level=logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
@@ -41,6 +45,11 @@ def start_logging(log: str | Path | None = None) -> None:
     logging.captureWarnings(capture=True)
     for chatty in ("matplotlib", "numba", "fsspec", "papermill", "traitlets", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def _log_cost(start: float) -> None:
+    seconds = time.perf_counter() - start
+    logger.info("took %.1f s and %.0f MB of memory at most", seconds, peak_memory_mb())
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -72,3 +73,15 @@ def test_run_record(tmp_path: Path) -> None:
     assert written["n_cells"] == 5
     assert written["seconds"] >= 0
     assert "torch" in written["environment"]["versions"]
+
+
+def test_a_log_ends_with_what_the_process_took(tmp_path: Path) -> None:
+    code = (
+        "import sys; from scgpt_core.runs import start_logging\n"
+        "start_logging(sys.argv[1]); memory = bytearray(200_000_000)"
+    )
+    log = tmp_path / "folder/rule.log"
+    subprocess.run([sys.executable, "-c", code, str(log)], check=True)
+    (said,) = re.findall(r"took (.+) s and (\d+) MB of memory at most$", log.read_text())
+    assert float(said[0]) < 60
+    assert 190 < int(said[1]) < 400
