@@ -44,7 +44,7 @@ _GREATEST: Final = 10.0  # deviation of a scaled gene
 FloatArray = NDArray[np.float64]
 Classifier = Callable[[AnnData, NDArray[np.int64], AnnData, int], FloatArray]
 """(training cells, their classes, cells, seed) to probabilities (M, C) of classes 0 to C - 1."""
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def classify_dataset(
@@ -165,7 +165,7 @@ def _cross_validated(
         for penalty, model in models.items()
     }
     best = max(scores, key=lambda penalty: scores[penalty])
-    log.info("macro-F1 of cells left out, by inverse penalty: %s", scores)
+    logger.info("macro-F1 of cells left out, by inverse penalty: %s", scores)
     return np.asarray(models[best].fit(train_NG, class_N).predict_proba(cells_MG))
 
 

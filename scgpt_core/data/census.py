@@ -33,7 +33,7 @@ from scgpt_core.keys import (
 )
 from scgpt_core.runs import digest, whole
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 CELL_COLUMNS = (
     SOMA_JOINID, DATASET_ID, DONOR_ID, ASSAY, CELL_TYPE, CELL_TYPE_ID, TISSUE_GENERAL, DISEASE,
@@ -112,7 +112,9 @@ def retry(read: Callable[[], T], attempts: int, what: str) -> T:
             return read()
         except FAULTS as fault:
             wait = 2 ** (attempt - 1)
-            log.warning("%s: try %d of %d: %s; next in %d s", what, attempt, attempts, fault, wait)
+            logger.warning(
+                "%s: try %d of %d: %s; next in %d s", what, attempt, attempts, fault, wait
+            )
             time.sleep(wait)
     return read()
 
@@ -178,7 +180,7 @@ def query_census(
         Path(output).unlink()
         message = f"no cell of {census} fits {obs_value_filter!r}"
         raise ValueError(message)
-    log.info("%d cells in %d partitions", n_cells, count_partitions(output))
+    logger.info("%d cells in %d partitions", n_cells, count_partitions(output))
 
 
 def _experiment(collection: soma.Collection[Any], organism: str, census: str) -> soma.Experiment:

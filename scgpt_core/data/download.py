@@ -18,7 +18,7 @@ from scgpt_core.data.census import FAULTS, Release, open_census, retry
 from scgpt_core.data.partitions import write_partition
 from scgpt_core.keys import FEATURE_ID, FEATURE_LENGTH, FEATURE_NAME, NNZ, RAW_SUM, SOMA_JOINID
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _BLOCK_CELLS = 4096
 T = TypeVar("T")
@@ -152,7 +152,7 @@ class _Progress:
         self._cells += counts.shape[0]
         self._bytes += counts.data.nbytes + counts.indices.nbytes + counts.indptr.nbytes
         rate = self._cells / (time.perf_counter() - self._start)
-        log.info(
+        logger.info(
             "%d of %d cells, %.1f MB, %.0f cells/s",
             self._cells, self._n_cells, self._bytes / 1e6, rate,
         )  # fmt: skip

@@ -20,7 +20,7 @@ from scgpt_core.keys import FEATURE_ID, SPECIAL_TOKENS
 if TYPE_CHECKING:
     import pandas as pd
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 How = Literal[
     "token", "ensembl", "symbol", "previous", "alias", "ambiguous", "duplicate", "unknown"

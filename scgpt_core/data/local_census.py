@@ -44,7 +44,7 @@ from scgpt_core.keys import (
 )
 from scgpt_core.runs import digest, sha256, whole
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 CENSUS_SCHEMA_VERSION = "2.1.0"
 _BLOCK_CELLS = 4096
@@ -103,7 +103,7 @@ def build_census(
         info = census.add_new_collection("census_info")
         for name, frame in _info(sources, Path(table), obs).items():
             _add_frame(info, name, frame)
-    log.info("%s: %d cells, %d genes, %d data sets", output, *shape, len(sources))
+    logger.info("%s: %d cells, %d genes, %d data sets", output, *shape, len(sources))
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ def _rows_in_table(match: GeneMatch) -> NDArray[np.int64]:
 def _genes_of(sources: list[_Source]) -> pd.DataFrame:
     """List the known genes of all files, by Ensembl id; the index is the row in the gene table."""
     for source in sources:
-        log.info("%s: %s", source.row.dataset_id, source.genes.report())
+        logger.info("%s: %s", source.row.dataset_id, source.genes.report())
         source.genes.require(_LEAST_KNOWN_GENES, source=str(source.path))
     found = np.unique(np.concatenate([_rows_in_table(source.genes) for source in sources]))
     table = load_gene_table().select(["gene_id", "symbol", "length"]).take(found[found >= 0])
@@ -230,7 +230,7 @@ def _write_cells(
             raw_sums.append(np.asarray(known.sum(axis=1), float).ravel())
             nnz.append(np.bincount(known.row, minlength=counts.shape[0]))
         obs[RAW_SUM], obs[NNZ] = np.concatenate(raw_sums), np.concatenate(nnz)
-        log.info("%s: %d cells written", source.row.dataset_id, len(obs))
+        logger.info("%s: %d cells written", source.row.dataset_id, len(obs))
         yield obs.rename_axis("observation_joinid").reset_index()
 
 

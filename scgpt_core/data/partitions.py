@@ -22,7 +22,7 @@ from scipy.sparse import csr_matrix
 from scgpt_core.keys import FEATURE_ID, N_CELLS
 from scgpt_core.runs import sha256, whole
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _CHUNK = 1 << 18
 """Numbers in one compressed chunk of the file."""

@@ -42,7 +42,7 @@ if TYPE_CHECKING:  # machines that only train have no anndata
 
 __all__ = ["OBS_COLUMNS", "Corpus", "build_shard", "open_corpus", "seal_shards"]
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION: Final = 1
 OBS_COLUMNS: Final = (
@@ -73,7 +73,7 @@ def build_shard(cells: "CleanCells", vocab: Vocabulary, output: str | Path) -> d
     output = Path(output)
     genes = cells.partition.genes
     match = match_genes(genes[FEATURE_ID], vocab, symbols=genes[FEATURE_NAME])
-    log.info("%s: %s", cells.partition.path.name, match.report())
+    logger.info("%s: %s", cells.partition.path.name, match.report())
     writer = _ShardWriter(cells, vocab, match.ids)
     with whole(output) as temporary:
         with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, writer.schema) as file:
@@ -92,7 +92,7 @@ def build_shard(cells: "CleanCells", vocab: Vocabulary, output: str | Path) -> d
             "origin": cells.partition.origin,
         }
         write_json(output.with_suffix(".json"), summary)
-    log.info("%s: %d cells, %.1f MB", output.name, writer.rows, summary["bytes"] / 1e6)
+    logger.info("%s: %d cells, %.1f MB", output.name, writer.rows, summary["bytes"] / 1e6)
     return summary
 
 
@@ -234,7 +234,7 @@ def seal_shards(
     }
     manifest["digest"] = digest(manifest)
     write_json(output, manifest)
-    log.info(
+    logger.info(
         "corpus %s: %d cells in %d shards, %d cells of %d groups held out",
         corpus, n_cells, len(summaries), heldout_cells, len(heldout),
     )  # fmt: skip

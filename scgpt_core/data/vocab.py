@@ -16,7 +16,7 @@ from scgpt_core.runs import digest, read_json, write_json
 if TYPE_CHECKING:  # machines that only train have no anndata
     from scgpt_core.data.partitions import Partition
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _FORMAT = "scgpt-vocabulary-1"
 _JSON_FIRST_BYTES = (b"{", b" ", b"\n", b"\t", b"\r")
@@ -173,7 +173,7 @@ def build_vocab(
     if published is not None:
         vocab = Vocabulary.load(published)
         vocab.save(output)
-        log.info("vocabulary of %s: %d tokens", published, vocab.n_tokens)
+        logger.info("vocabulary of %s: %d tokens", published, vocab.n_tokens)
         return vocab
     n_cells: Counter[str] = Counter()
     symbols: dict[str, str] = {}
@@ -187,7 +187,7 @@ def build_vocab(
         raise ValueError(message)
     vocab = Vocabulary([*SPECIAL_TOKENS, *kept], [*SPECIAL_TOKENS, *(symbols[g] for g in kept)])
     vocab.save(output)
-    log.info(
+    logger.info(
         "vocabulary: %d of %d genes are in %d cells or more", len(kept), len(n_cells), min_cells
     )
     return vocab

@@ -15,7 +15,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from scgpt_core.data.cells import Cells
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _COUNTS_A_CELL: Final = 1e4
 _N_GENES: Final = 2000

@@ -37,7 +37,7 @@ from scgpt_core.index.reference import FILES
 from scgpt_core.index.sample import Sample, write_sample
 from scgpt_core.runs import digest, environment, read_json, sha256, whole, write_json
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _SCHEMA: Final = 1
 _RECALL_AT: Final = (1, 10, 50)
@@ -114,7 +114,7 @@ def build_index(
     set_nprobe(index, settings.nprobe)
 
     measures = _measure(index, embeddings, queries)
-    log.info("%s", ", ".join(f"{name} {value:.4g}" for name, value in measures.items()))
+    logger.info("%s", ", ".join(f"{name} {value:.4g}" for name, value in measures.items()))
     _require_recall(measures["recall@10"], description, settings)
     _write(folder, index, embeddings, sample)
     manifest = {
@@ -162,7 +162,7 @@ def _train(
     index = make_index(description, embeddings.width)
     rows_N = np.sort(order_N[: n_train_cells(index, embeddings.n_cells)])
     if len(rows_N):
-        log.info("%s: training on %d cells of %d", description, len(rows_N), embeddings.n_cells)
+        logger.info("%s: training on %d cells of %d", description, len(rows_N), embeddings.n_cells)
         train_index(index, embeddings.rows(rows_N), seed=seed, threads=threads)
     return index
 
@@ -201,7 +201,7 @@ def _open_state(state: Path | None) -> Any:
     if state is None or not state.exists():
         return None
     index = faiss.read_index(str(state))
-    log.info("resuming: %d cells are in the index already", index.ntotal)
+    logger.info("resuming: %d cells are in the index already", index.ntotal)
     return index
 
 
@@ -218,7 +218,7 @@ def _add(index: Any, embeddings: Embeddings, state: Path | None, *, save_seconds
                 faiss.write_index(index, str(temporary))
             saved = now
         left = (embeddings.n_cells - index.ntotal) * (now - start) / (index.ntotal - had)
-        log.info("%d of %d cells added, %.0f s left", index.ntotal, embeddings.n_cells, left)
+        logger.info("%d of %d cells added, %.0f s left", index.ntotal, embeddings.n_cells, left)
 
 
 def _measure(index: Any, embeddings: Embeddings, queries: Sample) -> dict[str, float]:

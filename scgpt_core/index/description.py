@@ -12,7 +12,7 @@ from faiss.contrib.clustering import two_level_clustering
 
 from scgpt_core.index.embeddings import FloatArray
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 EXACT_BELOW: Final = 100_000
 """Cells under which every distance is computed."""

@@ -32,7 +32,7 @@ from scgpt_core.keys import EMBEDDING, LABEL, UNKNOWN
 from scgpt_core.runs import run_record, whole
 from scgpt_core.tasks.embedding import embed_cells
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _BLOCK_CELLS: Final = 8192
 
@@ -124,7 +124,7 @@ def map_dataset(
                 name: score_mapping(prediction, truth_Q, known_Q, terms)
                 for name, prediction in {"scgpt": ours, **baselines}.items()
             }
-            log.info("%s: %s", Path(dataset).stem, run["scores"])
+            logger.info("%s: %s", Path(dataset).stem, run["scores"])
     shutil.rmtree(folder / "parts", ignore_errors=True)
 
 
@@ -205,7 +205,7 @@ def _predict_baselines(
         seed=seed,
     )
     if len(np.unique(label_N)) < 2:
-        log.warning("the reference has one label alone: there is nothing for baselines to learn")
+        logger.warning("the reference has one label alone: there is nothing for baselines to learn")
         return {}
     counts = csr_matrix(adata.X[:])
     query = cells_from_csr(
@@ -227,7 +227,7 @@ def _write(output: Path, tables: Iterator[pa.Table], n_cells: int) -> pa.Table:
             writer.write_table(table)
             scored.append(table.select(["predicted", "confidence", "unknown"]))
             done += table.num_rows
-            log.info("%d of %d cells mapped", done, n_cells)
+            logger.info("%d of %d cells mapped", done, n_cells)
         assert writer is not None, "LabelTransfer refuses an empty query"
         writer.close()
     return pa.concat_tables(scored).combine_chunks()

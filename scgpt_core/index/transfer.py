@@ -25,7 +25,7 @@ from scgpt_core.index.vote import (
 )
 from scgpt_core.keys import CELL_TYPE, DISEASE, DONOR_ID, SOMA_JOINID, TISSUE_GENERAL
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _MIN_CALIBRATION: Final = 50
 """Sampled cells under which confidence is not measured across data sets."""
@@ -92,7 +92,7 @@ class LabelTransfer:
             "calibration_accuracy": float(right_S.mean()),
             "calibration_error": calibration_error(confidence_S, right_S),
         }
-        log.info("%s", self.report)
+        logger.info("%s", self.report)
 
     def _map_sample(
         self, codes_N: NDArray[np.int64]
@@ -115,7 +115,7 @@ class LabelTransfer:
                     near = reference.search(emb_SD[own_S], k, model=model, among=others)
                     found.rows_QK[own_S], found.similarity_QK[own_S] = near
                 return found, codes_N[rows_S], across
-            log.warning(
+            logger.warning(
                 "only %d sampled cells have their label in another %s too: confidence is measured "
                 "on all neighbours, and will be too high for cells of another origin",
                 counts_S.sum(), across,

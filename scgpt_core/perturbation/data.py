@@ -37,7 +37,7 @@ LEAST_CELLS: Final = 10
 _FOR_HALVES = 13  # seed: halves are the same in every run, and no draw of a method follows them
 
 FloatArray = NDArray[np.float64]
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -259,7 +259,7 @@ def _leave_out_rare(condition: pd.Series) -> pd.Series:
     rare = count[count < LEAST_CELLS]
     if len(rare):
         named = ", ".join(map(str, rare.index[:5])) + (", ..." if len(rare) > 5 else "")
-        log.warning("%d conditions of fewer than 10 cells are left out: %s", len(rare), named)
+        logger.warning("%d conditions of fewer than 10 cells are left out: %s", len(rare), named)
     return condition[~condition.isin(rare.index)]
 
 

@@ -33,7 +33,7 @@ SEEN: Final = "seen"
 _CANDIDATE_CELLS: Final = 12  # whose mean shift stands for a candidate of reverse
 
 FloatArray = NDArray[np.floating[Any]]
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Predictor(Protocol):
@@ -61,7 +61,7 @@ def predict_folds(
     """
     cells, ranks = [], []
     for number, fold in enumerate(split.folds):
-        log.info("fold %d of %d: %s", number + 1, len(split.folds), ", ".join(fold.test))
+        logger.info("fold %d of %d: %s", number + 1, len(split.folds), ", ".join(fold.test))
         predictor = fit(data, fold)
         for condition, seen in zip(fold.test, fold.seen, strict=True):
             rows_M = data.match_controls(fold.truth(data, condition), settings.control_cells)

@@ -31,7 +31,7 @@ _PLAIN = {
 _FRESH = (*FRESH, "flag_embedding.", "target_context.")
 _TABLE = "gene_embedding.table.weight"
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def add_tokens(ckpt: Checkpoint, data: Perturbations, *, min_matched: float) -> Checkpoint:
@@ -53,7 +53,7 @@ def add_tokens(ckpt: Checkpoint, data: Perturbations, *, min_matched: float) -> 
     new = [name for name in dict.fromkeys(new) if name not in ckpt.vocab]
     if not new:
         return ckpt
-    log.info("%d genes get a token of their own: %s", len(new), ", ".join(new[:10]))
+    logger.info("%d genes get a token of their own: %s", len(new), ", ".join(new[:10]))
     vocab = Vocabulary([*ckpt.vocab.tokens, *new], [*ckpt.vocab.symbols, *new])
     config = ckpt.config.model_copy(update={"n_tokens": vocab.n_tokens})
     state = ckpt.model.state_dict()

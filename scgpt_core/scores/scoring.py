@@ -21,7 +21,7 @@ from scgpt_core.scores.definitions import AT, IMPUTATION_METRICS, LABEL_METRICS,
 
 COLUMNS: Final = ("task", "dataset", "method", "seed", "metric", "value", "seconds")
 """Of a tidy table; `seconds` is what it took to compute the metric."""
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def score_embedding(
@@ -75,7 +75,7 @@ def score_embedding(
         value = metric.compute(cells)
         rows.append((name, value, time.perf_counter() - start))
         if np.isnan(value):
-            _log.warning("%s is not defined for these batches and labels", metric.title)
+            logger.warning("%s is not defined for these batches and labels", metric.title)
     values = {name: value for name, value, _ in rows}
     rows += [(name, mean.compute(values), 0.0) for name, mean in MEANS.items()]
     return pd.DataFrame(rows, columns=["metric", "value", "seconds"])

@@ -35,7 +35,7 @@ _LOESS_SPANS = (0.3, 0.5, 0.8)
 _LEAST_VARYING_GENES = 20  # in a batch; with a handful the regression kills the process
 _TIMEOUT_SECONDS = 60
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def download_dataset(row: DatasetRow, url: str, output: str | Path) -> None:
@@ -49,7 +49,7 @@ def download_dataset(row: DatasetRow, url: str, output: str | Path) -> None:
     if not row.sha256:
         message = f"{row.dataset}: {url} is a URL: its row of the table needs the file's SHA-256"
         raise ValueError(message)
-    log.info("%s: downloading %s", row.dataset, url)
+    logger.info("%s: downloading %s", row.dataset, url)
     with runs.whole(output) as temporary:
         try:
             with (
@@ -108,7 +108,7 @@ def prepare_dataset(
     with runs.whole(output) as temporary:
         prepared.write_h5ad(temporary, compression="lzf", convert_strings_to_categoricals=False)
     label = prepared.obs[LABEL]
-    log.info(
+    logger.info(
         "%s: %d cells x %d genes, %d batches, %d labels (%d cells have none)",
         row.dataset,
         *prepared.shape,
@@ -200,7 +200,7 @@ def variable_genes(
             )
         except ValueError as error:
             # The regression of variance on mean is singular where many rare genes share one mean.
-            log.info("variance is not to be regressed over %g of the genes: %s", span, error)
+            logger.info("variance is not to be regressed over %g of the genes: %s", span, error)
             continue
         chosen[chosen] = ranks["highly_variable"].to_numpy()
         return chosen
@@ -272,7 +272,7 @@ def _take_cells(adata: ad.AnnData, row: DatasetRow) -> ad.AnnData:
             raise ValueError(message) from error
     full = np.diff(adata.X.indptr) > 0
     if adata.n_obs and not full.all():
-        log.warning("%s: %d cells without any count are left out", row.dataset, np.sum(~full))
+        logger.warning("%s: %d cells without any count are left out", row.dataset, np.sum(~full))
     if not full.any():
         message = f"{row.dataset}: no cell is left by obs_filter {row.obs_filter!r}"
         raise ValueError(message)

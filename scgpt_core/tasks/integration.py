@@ -35,7 +35,7 @@ from scgpt_core.train.journal import METRICS, read_metrics
 from scgpt_core.train.objectives import Integration
 from scgpt_core.train.parallel import gather
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Prepared(NamedTuple):
@@ -69,7 +69,7 @@ def prepare(
     """
     require_batches(adata)
     match = match_var(adata.var, vocab)
-    log.info("%s", match.report())
+    logger.info("%s", match.report())
     match.require(settings.min_matched, np.asarray(adata.X.sum(axis=0)).ravel())
     variable_G = variable_genes(adata, settings.n_genes, among=match.matched)
     token_ids = np.where(variable_G, match.ids, -1)

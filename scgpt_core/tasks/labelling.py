@@ -42,7 +42,7 @@ _SMALLEST = 1e-6  # what a probability of 0 counts as
 _TEMPERATURES = (0.05, 20.0)
 
 FloatArray = NDArray[np.float64]
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Split(NamedTuple):
@@ -173,7 +173,7 @@ def label_query(
                 "seconds": round(time.perf_counter() - start, 3),
             }
         )
-        log.info("%s", fits[-1])
+        logger.info("%s", fits[-1])
         table = tabulate(
             temper(probability_MC[~is_heldout_M], temperature),
             split.classes,
@@ -222,7 +222,7 @@ def fit_temperature(probability_MC: FloatArray, class_M: NDArray[np.int64]) -> f
         Of held-out cells, and their true classes; 1 where there is no cell.
     """
     if not len(class_M):
-        log.warning("no cell is held out: the probabilities stay as they are")
+        logger.warning("no cell is held out: the probabilities stay as they are")
         return 1.0
     found = minimize_scalar(
         lambda x: nll(temper(probability_MC, float(np.exp(x))), class_M),

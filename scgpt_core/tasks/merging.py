@@ -22,7 +22,7 @@ from scgpt_core.tasks.modalities import (
 _LEAST_COMMON_GENES = 200
 _SEPARATOR = "/"
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def merge_datasets(parts: Mapping[str, str | Path], output: str | Path) -> None:
@@ -56,7 +56,7 @@ def merge_datasets(parts: Mapping[str, str | Path], output: str | Path) -> None:
         raise ValueError(message)
     full = np.diff(merged.X.indptr) > 0
     if not full.all():
-        log.warning("%d cells have no count of the common genes: left out", np.sum(~full))
+        logger.warning("%d cells have no count of the common genes: left out", np.sum(~full))
     merged = merged[full].copy()
     merged.obs = merged.obs.astype("category")
     merged.var[FEATURE_ID] = merged.var_names
@@ -64,7 +64,7 @@ def merge_datasets(parts: Mapping[str, str | Path], output: str | Path) -> None:
     if modalities.by_name:
         write_modalities(merged, modalities.take(full))
     merged.uns[SOURCE_SHA256] = runs.digest({name: runs.sha256(p) for name, p in parts.items()})
-    log.info("%d cells x %d genes that all parts have", *merged.shape)
+    logger.info("%d cells x %d genes that all parts have", *merged.shape)
     with runs.whole(output) as temporary:
         merged.write_h5ad(temporary, compression="lzf", convert_strings_to_categoricals=False)
 
@@ -74,7 +74,7 @@ def _read_part(name: str, path: str | Path) -> tuple[ad.AnnData, Modalities]:
     part = ad.read_h5ad(path)
     human = all_genes()
     match = match_var(part.var, human)
-    log.info("%s: %s", name, match.report())
+    logger.info("%s: %s", name, match.report())
     obs = part.obs.astype(str)
     several = len(obs[BATCH].unique()) > 1
     obs[BATCH] = name + _SEPARATOR + obs[BATCH] if several else name

@@ -43,7 +43,7 @@ _PLAIN: Final = {
 }  # fmt: skip
 """What the tutorial does without."""
 _FRESH: Final = (*FRESH, "modality_embedding.", "batch_norm.")
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Prepared(NamedTuple):
@@ -99,7 +99,7 @@ def prepare(
     """
     adata, visible = problem.adata, problem.visible
     match = match_var(adata.var, vocab)
-    log.info("%s", match.report())
+    logger.info("%s", match.report())
     match.require(settings.min_matched, np.asarray(adata.X.sum(axis=0)).ravel())
     variable_G = variable_genes(adata, settings.n_genes, among=match.matched)
     vocab = vocab.extend(visible.features)

@@ -29,7 +29,7 @@ from scgpt_core.model import ScGPT
 from scgpt_core.runs import read_json
 from scgpt_core.tasks.fitting import loader_of_all
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def embed_later_cells(
@@ -92,7 +92,7 @@ def embed_later_cells(
     precision = resolve_precision(next(ckpt.model.parameters()).device, settings.trainer.precision)
     loader = loader_of_all(source, tokens, seed)
     if new and ckpt.model.domain_norm is not None:
-        log.info("batches that the model does not know: %s", ", ".join(map(repr, new)))
+        logger.info("batches that the model does not know: %s", ", ".join(map(repr, new)))
         _add_domains(ckpt.model, loader, len(new))
     return _embed(ckpt.model, loader, precision)
 

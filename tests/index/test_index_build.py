@@ -123,13 +123,13 @@ def test_an_interrupted_build_resumes_to_the_same_index(
     build_index(shards, tmp_path / "at once", settings=settings)
     monkeypatch.setattr(build_module, "SCAN_CELLS", 100)  # so that each shard is a chunk
     resumed = {"settings": settings, "state_folder": tmp_path / "state", "save_seconds": 0}
-    monkeypatch.setattr(build_module.log, "handlers", [CtrlC("300 of 450 cells added")])
+    monkeypatch.setattr(build_module.logger, "handlers", [CtrlC("300 of 450 cells added")])
     with caplog.at_level(logging.INFO), pytest.raises(KeyboardInterrupt):
         build_index(shards, tmp_path / "resumed", **resumed)
     assert not (tmp_path / "resumed").exists()
     (unfinished,) = (tmp_path / "state").iterdir()
     assert faiss.read_index(str(unfinished)).ntotal == 300
-    monkeypatch.setattr(build_module.log, "handlers", [])
+    monkeypatch.setattr(build_module.logger, "handlers", [])
     build_index(shards, tmp_path / "resumed", **resumed)
     assert not list((tmp_path / "state").iterdir())
     for name in ("index.faiss", "labels.arrow", "sample.arrow"):
