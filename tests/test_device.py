@@ -5,11 +5,13 @@ import logging
 import pytest
 import torch
 
+from scgpt_core import device
 from scgpt_core.device import (
     autocast,
     describe_device,
     multiplies_bfloat16,
     resolve_device,
+    resolve_embed_precision,
     resolve_precision,
 )
 
@@ -27,13 +29,23 @@ def test_cuda_without_a_gpu_is_an_error() -> None:
         resolve_device("cuda")
 
 
-def test_precision_is_what_the_hardware_multiplies(caplog: pytest.LogCaptureFixture) -> None:
-    hardware = multiplies_bfloat16(CPU)
-    assert resolve_precision(CPU, "auto") == (torch.bfloat16 if hardware else torch.float32)
+def test_precision_is_what_was_asked_for(caplog: pytest.LogCaptureFixture) -> None:
     assert resolve_precision(CPU, "float32") == torch.float32
     with caplog.at_level(logging.WARNING):
         assert resolve_precision(CPU, "bfloat16") == torch.bfloat16
-    assert ("emulates" in caplog.text) != hardware
+    assert ("emulates" in caplog.text) != multiplies_bfloat16(CPU)
+
+
+@pytest.mark.parametrize("in_hardware", [True, False])
+def test_a_cpu_multiplies_bfloat16_by_itself_only_to_embed_with_wide_models(
+    monkeypatch: pytest.MonkeyPatch, *, in_hardware: bool
+) -> None:
+    monkeypatch.setattr(device, "multiplies_bfloat16", lambda _: in_hardware)
+    assert resolve_precision(CPU, "auto") == torch.float32
+    assert resolve_embed_precision(CPU, "auto", width=64) == torch.float32
+    assert resolve_embed_precision(CPU, "float32", width=512) == torch.float32
+    wide = resolve_embed_precision(CPU, "auto", width=512)
+    assert wide == (torch.bfloat16 if in_hardware else torch.float32)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

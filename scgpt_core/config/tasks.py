@@ -16,8 +16,9 @@ class EmbedSettings(Settings):
     batch_size: Count = 64
     """Cells in one forward pass."""
     precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
-    """Matrix products; auto: bfloat16 where the device multiplies it in hardware, else float32.
-    int8: on CPUs with AVX2 faster than float32, and less exact: never chosen by itself."""
+    """Matrix products; auto: bfloat16 on GPUs, and on CPUs that multiply it in hardware where the
+    model is at least 512 wide, else float32. int8: on CPUs with AVX2 faster than both, and less
+    exact: never chosen by itself."""
     min_matched: Share = 0.5
     """Share of a data set's counts whose genes must be in the vocabulary, or the run stops."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -28,7 +28,7 @@ class TrainerSettings(Settings):
     clip_norm: float | None = Field(default=1.0, gt=0)
     """Greatest gradient norm; null: no clipping."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Matrix products; auto: bfloat16 where the device multiplies it in hardware."""
+    """Matrix products; auto: bfloat16 on GPUs that multiply it in hardware, float32 on CPUs."""
     attention: Literal["auto", "plain", "sdpa", "flex", "flash"] = "auto"
     """Attention backend."""
     compile: bool = False

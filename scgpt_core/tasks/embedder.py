@@ -25,7 +25,7 @@ from scgpt_core.batch import Batch
 from scgpt_core.checkpoint import Checkpoint
 from scgpt_core.data.cells import Cells
 from scgpt_core.data.collate import TokenSettings, to_batch
-from scgpt_core.device import EmbedPrecision, autocast, resolve_precision
+from scgpt_core.device import EmbedPrecision, autocast, resolve_embed_precision
 from scgpt_core.model.int8 import Int8Encoder
 from scgpt_core.runs import digest, whole
 
@@ -77,6 +77,19 @@ def embed_blocks(
     progress.finish()
 
 
+def name_precision(ckpt: Checkpoint, wanted: EmbedPrecision) -> str:
+    """Give the format that embedding multiplies in: "float32", "bfloat16" or "int8".
+
+    "auto" depends on the device and on the model's width: what is compared was embedded by one.
+    """
+    if wanted == "int8":
+        return wanted
+    device = next(ckpt.model.parameters()).device
+    return str(resolve_embed_precision(device, wanted, width=ckpt.config.width)).removeprefix(
+        "torch."
+    )
+
+
 class _Work(NamedTuple):
     """Some cells of a block, ready for the model, or a block that was embedded before."""
 
@@ -106,15 +119,17 @@ class _Embedder:
         config = ckpt.config
         self.model = ckpt.model.eval()
         self.device = next(ckpt.model.parameters()).device
-        self.int8 = Int8Encoder(self.model) if precision == "int8" else None
-        wanted = "float32" if precision == "int8" else precision
-        self.precision = resolve_precision(self.device, wanted)
+        name = name_precision(ckpt, precision)
+        self.int8 = Int8Encoder(self.model) if name == "int8" else None
+        self.precision = torch.bfloat16 if name == "bfloat16" else torch.float32
+        if batch_size < 1:
+            message = f"batch_size is {batch_size}: a forward pass takes at least one cell"
+            raise ValueError(message)
         self.batch_size = batch_size
         self.seed = seed
         self.parts = parts
         self.tokens = TokenSettings.of_model(config, max_tokens=max_tokens)
-        format_ = precision if self.int8 else str(self.precision)
-        self.identity = digest([ckpt.digest, asdict(self.tokens), seed, format_])
+        self.identity = digest([ckpt.digest, asdict(self.tokens), seed, name])
 
     def embed(self, blocks: Iterable[Cells], progress: "_Progress") -> Iterator[FloatArray]:
         emb_BD = np.empty((0, 0), np.float32)

@@ -272,7 +272,13 @@ def test_embed_dataset_writes_what_the_score_reads(
     assert written.obs["label"].tolist() == dataset.obs["label"].tolist()
     run = read_json(tmp_path / "random" / "run.json")
     assert run["settings"]["init"] == "random"
+    assert run["multiplied_in"] == "float32"
     assert run["model"] != json.loads((tmp_path / "pretrained" / "run.json").read_text())["model"]
+
+
+def test_a_forward_pass_takes_a_cell(cells: ad.AnnData, ckpt: Checkpoint) -> None:
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        embed(cells, ckpt, batch_size=0)
 
 
 @pytest.mark.gpu
