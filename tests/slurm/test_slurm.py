@@ -133,7 +133,7 @@ def killed_controller_and_time_limit(folder: Path) -> Run:
 def short_limit(folder: Path) -> Run:
     """Two runs of a job have hardly more time than the margin; then it is given more."""
     run = training(folder, "short limit")
-    run.start("--set-resources", "pretrain:runtime=4")
+    run.start("--set-resources", "pretrain:runtime=2")
     job = run.running()
     run.step = run.saved()
     wait_until(lambda: "Restarts=2" in ask("scontrol", "show", "job", job), "it started again")
