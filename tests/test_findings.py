@@ -72,6 +72,15 @@ def test_the_winner_is_named_with_the_gap_to_the_other_kind(
     assert "One seed was run" in say(summary(**means))
 
 
+def test_methods_without_a_value_neither_win_nor_stand_in_the_comparison() -> None:
+    said = say(summary(Harmony=NAN, HVG=0.5, scGPT=0.6, random=NAN))
+    assert said.startswith(
+        "On **d**, **scGPT** has the highest Overall (0.600), 0.100 above the best simple baseline"
+    )
+    nothing = "On **d**, Overall is not defined for any method: nothing to compare."
+    assert say(summary(Harmony=NAN, scGPT=NAN)) == say(summary()) == nothing
+
+
 def test_overlapping_intervals_are_called_so() -> None:
     apart = say(summary(Harmony=(0.6, 0.58, 0.62), scGPT=(0.7, 0.68, 0.72)))
     assert "scGPT** has the highest Overall (0.700, 0.680 to 0.720)" in apart

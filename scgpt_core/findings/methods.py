@@ -51,9 +51,11 @@ def rank_methods(
     Returns
     -------
     Index method; mean, low and high (95 % interval, missing for one seed), n_seeds, baseline
-    (bool), and gain: the mean less that of the best baseline, missing where there is none.
+    (bool), and gain: the mean less that of the best baseline, missing where there is none. Methods
+    without a value are left out.
     """
     part = summary[(summary["dataset"] == dataset) & (summary["metric"] == metric)]
+    part = part.dropna(subset="mean")
     ranking = part.set_index("method")[["mean", "low", "high", "n_seeds"]]
     ranking["baseline"] = ranking.index.isin(list(baselines))
     ranking["gain"] = ranking["mean"] - ranking.loc[ranking["baseline"], "mean"].max()
@@ -63,6 +65,8 @@ def rank_methods(
 def say_winner(ranking: pd.DataFrame, *, dataset: str, metric: str) -> str:
     """Say in Markdown who is best on one data set, by how much, and how sure that is.
 
+    Where no method has a value, it says that there is nothing to compare.
+
     Parameters
     ----------
     ranking
@@ -70,6 +74,8 @@ def say_winner(ranking: pd.DataFrame, *, dataset: str, metric: str) -> str:
     dataset, metric
         Their names, for the sentence.
     """
+    if ranking.empty:
+        return f"On **{dataset}**, {metric} is not defined for any method: nothing to compare."
     best = ranking.iloc[0]
     said = f"On **{dataset}**, **{best.name}** has the highest {metric} ({_value(best)})"
     others = ranking[ranking["baseline"] != best["baseline"]]

@@ -90,8 +90,13 @@ def test_a_notebook_is_committed_without_outputs_and_takes_parameters(path: Path
 
 def test_the_summary_says_who_won_also_where_a_baseline_does(tmp_path: Path) -> None:
     rows = [
-        ("integration", "cellmix", method, seed, metric, value + 0.01 * seed, 0.1)
-        for method, value in (("harmony", 0.8), ("scgpt", 0.7))
+        ("integration", dataset, method, seed, metric, value + 0.01 * seed, 0.1)
+        for dataset, method, value in (
+            ("cellmix", "harmony", 0.8),
+            ("cellmix", "scgpt", 0.7),
+            ("unlabelled", "harmony", float("nan")),
+            ("unlabelled", "scgpt", float("nan")),
+        )
         for seed in range(3)
         for metric in ("avg_bio", "avg_batch", "overall", "scib_overall")
     ]
@@ -116,7 +121,7 @@ def test_the_summary_says_who_won_also_where_a_baseline_does(tmp_path: Path) -> 
                     "harmony": {"title": "Harmony", "rule": "baseline"},
                     "scgpt": {"title": "scGPT", "rule": "embed", "init": "pretrained"},
                 },
-                "datasets": {"cellmix": "Five lines"},
+                "datasets": {"cellmix": "Five lines", "unlabelled": "Who knows"},
             },
             "annotation": {"methods": {}, "datasets": {}},
         },
@@ -125,5 +130,7 @@ def test_the_summary_says_who_won_also_where_a_baseline_does(tmp_path: Path) -> 
     assert "The corpus tiny has 90 cells, 90.0% of the 100" in text
     assert "Harmony has the highest Overall (0.810, 0.800 to 0.820): a simple baseline wins" in text
     assert "0.100 above the best model, scGPT (0.710, 0.700 to 0.720)" in text
+    assert "On unlabelled, Overall is not defined for any method: nothing to compare." in text
+    assert "nan" not in text
     assert "Ranges are 95 % intervals over 3 seeds." in text
     assert re.search(r"<td[^>]*>0\.810</td>", html)
