@@ -105,3 +105,17 @@ def test_main_table_puts_the_best_first() -> None:
     assert lines[2].split() == ["scgpt", *["0.710*"] * 4]
     assert lines[3].split() == ["HVG", "+", "PCA", *["0.400"] * 4]
     assert "Overall: 0.6 AvgBIO + 0.4 AvgBATCH (scGPT paper)." in lines
+
+
+def test_no_method_wins_by_the_perturbed_gene_that_it_was_told_of() -> None:
+    rows = [
+        ("perturbation", "screen", method, 0, metric, value, 0.0)
+        for method, own_included, others in (("told", 0.9, 0.1), ("mean", 0.5, 0.4))
+        for metric, value in (
+            *dict.fromkeys(scores.MAIN["perturbation"], own_included).items(),
+            ("pearson_delta_others", others),
+        )
+    ]
+    table = pd.DataFrame(rows, columns=scores.COLUMNS)
+    lines = main_table(table.drop_duplicates(["method", "metric"], keep="last")).splitlines()
+    assert [lines[2].split()[:2], lines[3].split()[:2]] == [["mean", "0.400*"], ["told", "0.100"]]

@@ -159,7 +159,8 @@ def calibrated(value: float, floor: float, ceiling: float) -> float:
     """Where a mean lies between that of the training mean (0) and the technical duplicate (1).
 
     The training mean predicts the mean change of the training perturbations; the duplicate predicts
-    one half of the true cells by the other. Missing where the duplicate is no better.
+    one half of the true cells by the other. Missing where the duplicate is no better. Of Pearson
+    delta it is that without the perturbed genes.
     """
     return (value - floor) / (ceiling - floor) if ceiling > floor else float("nan")
 
@@ -219,7 +220,7 @@ METRICS: Final[Mapping[str, ConditionMetric]] = {
 EXPLAINED: Final = {"mse": "mse_explained", "energy_distance": "energy_explained"}
 """Errors, and the names of the shares of them that are explained."""
 CALIBRATED: Final = {
-    "pearson_delta": "calibrated_delta",
+    "pearson_delta_others": "calibrated_delta",
     "discrimination": "calibrated_discrimination",
 }
 """Metrics, and their names between floor and ceiling."""
