@@ -70,6 +70,11 @@ class Perturbations:
         return np.asarray(self.condition_N == CONTROL)
 
     @cached_property
+    @cached_property
+    def unperturbed(self) -> NDArray[np.int64]:
+        """Columns of the genes that no condition perturbs."""
+        return np.delete(np.arange(len(self.genes)), list(self.column_of.values()))
+
     def stratum(self) -> NDArray[np.int64]:
         """Code of batch and cell type, (N,): cells are compared with control cells of their own."""
         strata = pd.MultiIndex.from_arrays([self.batch_N, self.cell_type_N])

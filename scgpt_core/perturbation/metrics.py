@@ -168,7 +168,8 @@ def calibrated(value: float, floor: float, ceiling: float) -> float:
 def top_recall(rank_C: FloatArray, k: int) -> float:
     """Share of the states of cells whose perturbed genes are among the first k that are named.
 
-    Single: one of k genes, for states of one gene. Pair: both, or the one, of k pairs.
+    Single: one of k genes, for states of one gene. Pair: both, or the one, of k pairs. Candidates
+    are told apart by the genes that none of them perturbs.
     """
     return float((rank_C <= k).mean())
 

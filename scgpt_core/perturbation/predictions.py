@@ -3,6 +3,7 @@
 Shapes: M control cells that are predicted from, G measured genes, K candidates of reverse.
 """
 
+import functools
 import itertools
 import logging
 from collections.abc import Callable, Sequence
@@ -85,13 +86,12 @@ def reverse_fold(
 ) -> pd.DataFrame:
     """Rank the genes and pairs that may have led to each test condition's state.
 
-    Every perturbed gene of the data is a candidate, seen or not; pairs are those of the genes that
-    rank highest alone.
+    Every perturbed gene of the data is a candidate, seen or not; so are the pairs of the data, and
+    those of the genes that rank highest alone.
 
     Returns
     -------
-    Columns condition (the state), candidate, genes (1 or 2), distance and rank (from 1, among
-    those of as many genes; ties share their mean rank).
+    Columns condition (the state), and those of `rank_candidates`, of single genes and of pairs.
     """
     rows_M = np.flatnonzero(data.is_input)
     rows_M = rows_M[:: max(1, len(rows_M) // _CANDIDATE_CELLS)][:_CANDIDATE_CELLS]
@@ -103,18 +103,20 @@ def reverse_fold(
 
     genes = sorted({gene for name in data.conditions for gene in genes_of(name)})
     singles = [name_condition([gene]) for gene in genes]
-    library = {name: shift(name) for name in singles}
+    measured = {name for name in data.conditions if len(genes_of(name)) == 2}
+    library = {name: shift(name) for name in (*singles, *sorted(measured))}
+    rank = functools.partial(rank_candidates, columns=data.unperturbed)
     tables = []
     for condition in fold.test:
         truth_N = fold.truth(data, condition)
         target_G = data.shifts(
             data.conditions, cells_N=truth_N, controls_N=data.is_control & ~data.is_input
         )[data.conditions.index(condition)]
-        alone = rank_candidates(target_G, {name: library[name] for name in singles})
+        alone = rank(target_G, {name: library[name] for name in singles})
         best = [genes_of(name)[0] for name in alone["candidate"][: settings.pair_genes]]
-        pairs = [name_condition(pair) for pair in itertools.combinations(best, 2)]
+        pairs = sorted(measured.union(map(name_condition, itertools.combinations(best, 2))))
         library |= {name: shift(name) for name in pairs if name not in library}
-        both = rank_candidates(target_G, {name: library[name] for name in pairs})
+        both = rank(target_G, {name: library[name] for name in pairs})
         tables.append(pd.concat([alone, both]).assign(condition=condition))
     return pd.concat(tables, ignore_index=True)
 

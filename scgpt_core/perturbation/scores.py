@@ -177,7 +177,8 @@ def _rank_duplicates(item: _Item) -> pd.DataFrame:
     """Rank candidates by the other half's true changes: the ceiling of reverse."""
     truth = item.truth
     library = dict(zip(truth.conditions, truth.shift_CG[1], strict=True))
-    table = rank_candidates(truth.shift_CG[0][truth.row(item.condition)], library)
+    target_G = truth.shift_CG[0][truth.row(item.condition)]
+    table = rank_candidates(target_G, library, columns=truth.data.unperturbed)
     return table.assign(condition=item.condition, fold=item.fold)
 
 
@@ -192,7 +193,8 @@ def _recall(own: pd.DataFrame, ranks: pd.DataFrame) -> dict[str, float]:
     is_hit = [true <= names for true, names in zip(truth, found, strict=True)]
     best = states[is_hit].pivot_table("rank", [FOLD, CONDITION], "genes", aggfunc="min")
     best = best.reindex(own.set_index([FOLD, CONDITION]).index)
-    is_single = best.index.get_level_values(CONDITION).map(genes_of).map(len) == 1
+    conditions = best.index.get_level_values(CONDITION)
+    is_single = np.array([len(genes_of(condition)) == 1 for condition in conditions])
     values = {}
     for n_genes, name, chosen in ((1, "single", is_single), (2, "pair", is_single >= 0)):
         if n_genes in best and chosen.any():
