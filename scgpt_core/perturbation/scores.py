@@ -70,7 +70,8 @@ def score_predictions(
     Returns
     -------
     Columns metric, value and seconds: means over conditions (`pearson_delta`), over groups of them
-    (`pearson_delta@strong`, `pearson_delta@1 of 2`), and each condition's (`pearson_delta/A+ctrl`).
+    (`pearson_delta@strong`, `pearson_delta@1 of 2`), and each condition's, of all and of a group
+    (`pearson_delta/A+ctrl`, `pearson_delta@strong/A+ctrl`).
     """
     start = time.perf_counter()
     items = list(_items(data, split))
@@ -88,8 +89,8 @@ def score_predictions(
         parts = {kind: table[chosen] for kind, table in tables.items()}
         values = _summarise(parts) | _recall(parts[""], ranks)
         rows |= {f"{metric}{name}": value for metric, value in values.items()}
-    for metric, column in tables[""].groupby(CONDITION)[list(METRICS)].mean().items():
-        rows |= {f"{metric}/{condition}": value for condition, value in column.items()}
+        for metric, column in parts[""].groupby(CONDITION)[list(METRICS)].mean().items():
+            rows |= {f"{metric}{name}/{condition}": value for condition, value in column.items()}
     scores = pd.DataFrame({"metric": list(rows), "value": list(rows.values())})
     return scores.assign(seconds=(time.perf_counter() - start) / len(scores))
 
@@ -206,7 +207,7 @@ def _recall(own: pd.DataFrame, ranks: pd.DataFrame) -> dict[str, float]:
 
 def groups_of(summary: pd.DataFrame) -> list[str]:
     """Give the endings of the metrics of one data set's groups; the first is "", all conditions."""
-    found = summary.loc[summary["metric"].str.startswith(f"pearson_delta{AMONG}"), "metric"]
+    found = summary.loc[summary["metric"].str.fullmatch(f"pearson_delta{AMONG}[^/]+"), "metric"]
     return ["", *dict.fromkeys(found.str.removeprefix("pearson_delta"))]
 
 
@@ -218,7 +219,8 @@ def intervals_over_conditions(scores: pd.DataFrame, metric: str) -> pd.DataFrame
     scores
         Tidy scores of one data set, as `score_predictions` gives them with `method` and `seed`.
     metric
-        Of one condition, of `METRICS`.
+        Of one condition, of `METRICS`; over a group of conditions with the ending that `groups_of`
+        gives (`pearson_delta@strong`).
 
     Returns
     -------

@@ -139,7 +139,19 @@ def test_intervals_are_over_conditions_and_not_over_seeds() -> None:
     assert found["high"] > 0.8
 
 
+def test_intervals_are_given_for_groups_too(files: dict[str, Path], tmp_path: Path) -> None:
+    values = score(files, "train_mean", tmp_path)
+    scores = pd.DataFrame({"metric": list(values), "value": list(values.values())})
+    scores = scores.assign(method="mean", seed=0)
+    found = intervals_over_conditions(scores, "mse@pathway").loc["mean"]
+    assert found["conditions"] == len(PATHWAY)
+    assert found["mean"] == pytest.approx(values["mse@pathway"])
+    assert found["low"] < found["mean"] < found["high"]
+    assert groups_of(scores) == ["", "@pathway", "@others"]
+
+
 def test_groups_are_those_that_were_scored() -> None:
     names = ["pearson_delta", "mse@x", "pearson_delta@x", "pearson_delta@1 of 2"]
+    names += ["pearson_delta/A+ctrl", "pearson_delta@x/A+ctrl"]
     assert groups_of(pd.DataFrame({"metric": names})) == ["", "@x", "@1 of 2"]
     assert genes_of("ctrl") == ()
