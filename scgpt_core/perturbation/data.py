@@ -7,6 +7,7 @@ Shapes: N cells, G measured genes, C conditions, S strata.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -139,6 +140,12 @@ class Perturbations:
         weight = 1.0 / n_cells[group_N[rows]]
         shape = (n_groups, len(self.condition_N))
         return (csr_matrix((weight, (group_N[rows], rows)), shape) @ self.log_NG).toarray(), n_cells
+
+    def well_measured(self, cells_N: NDArray[np.bool_]) -> tuple[str, ...]:
+        """Conditions of which each half has enough of these cells to tell the true change."""
+        halves = [Counter(self.condition_N[cells_N & (self.half == half)]) for half in (0, 1)]
+        least = LEAST_CELLS // 2
+        return tuple(name for name in self.conditions if min(n[name] for n in halves) >= least)
 
     def match_controls(self, cells_N: NDArray[np.bool_], n_cells: int) -> NDArray[np.int64]:
         """Rows (M,) of control cells to predict from, of the strata in the shares of `cells_N`.

@@ -3,7 +3,7 @@
 Shapes: N cells.
 """
 
-from collections import Counter
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scgpt_core.config import PerturbationSplitSettings
-from scgpt_core.perturbation.data import LEAST_CELLS, Perturbations, genes_of
+from scgpt_core.perturbation.data import Perturbations, genes_of
 from scgpt_core.runs import read_json, write_json
 
 _FORMAT: Final = "scgpt-perturbation-split-1"
+logger = logging.getLogger(__name__)
 
 
 class Fold(NamedTuple):
@@ -137,16 +138,11 @@ def _unseen(
     settings: PerturbationSplitSettings,
     rng: np.random.Generator,
 ) -> Fold:
-    """Fold in which the genes that were dealt to it are unseen."""
-    n_seen = {c: sum(fold_of[g] != number for g in genes_of(c)) for c in data.conditions}
-    test = [
-        c
-        for c in data.conditions
-        if n_seen[c] < len(genes_of(c)) or (len(genes_of(c)) > 1 and fold_of[c] == number)
-    ]
+    """Fold in which the genes that were dealt to it are unseen, and the combinations as such."""
+    dealt = {name for name, fold in fold_of.items() if fold == number}
+    test = tuple(c for c in data.conditions if not dealt.isdisjoint((c, *genes_of(c))))
     train, validation = _set_aside(set(data.conditions) - set(test), settings, rng)
-    seen = tuple(f"{n_seen[c]} of {len(genes_of(c))}" for c in test)
-    return Fold(train, validation, tuple(test), seen)
+    return Fold(train, validation, test, _seen(test, train))
 
 
 def _by_group(
@@ -159,17 +155,20 @@ def _by_group(
         raise ValueError(message)
     folds = []
     for group in groups:
-        count = Counter(data.condition_N[column_N == group].tolist())
-        inside = {name for name, n_cells in count.items() if n_cells >= LEAST_CELLS}
+        test = data.well_measured(column_N == group)
+        if not test:
+            logger.warning("%s is not held out: it has too few perturbed cells", group)
+            continue
         outside = set(data.condition_N[column_N != group].tolist())
-        test = tuple(c for c in data.conditions if c in inside)
         train, validation = _set_aside(outside & set(data.conditions), settings, rng)
-        learned = {gene for name in train for gene in genes_of(name)}
-        seen = tuple(
-            f"{sum(g in learned for g in genes_of(c))} of {len(genes_of(c))}" for c in test
-        )
-        folds.append(Fold(train, validation, test, seen, settings.by, group))
+        folds.append(Fold(train, validation, test, _seen(test, train), settings.by, group))
     return folds
+
+
+def _seen(test: Sequence[str], train: Sequence[str]) -> tuple[str, ...]:
+    """Of each test condition, how many of its genes are perturbed in a training condition."""
+    learned = {gene for name in train for gene in genes_of(name)}
+    return tuple(f"{sum(g in learned for g in genes_of(c))} of {len(genes_of(c))}" for c in test)
 
 
 def _set_aside(

@@ -38,8 +38,7 @@ class Truth:
     def __init__(self, data: Perturbations, fold: Fold) -> None:
         self.data, self.fold = data, fold
         true_N = np.any([fold.truth(data, name) for name in data.conditions], axis=0)
-        present = set(data.condition_N[true_N].tolist())
-        self.conditions = tuple(name for name in data.conditions if name in present)
+        self.conditions = data.well_measured(true_N)
         """Those that the state of a test condition is told apart from."""
         self.shift_CG = {
             half: data.shifts(

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import anndata as ad
 import numpy as np
 import pytest
 from screen import make_screen
@@ -9,6 +10,7 @@ from screen import make_screen
 from scgpt_core.config import PerturbationSplitSettings
 from scgpt_core.perturbation.data import genes_of, read_perturbations
 from scgpt_core.perturbation.splits import Split, make_split
+from scgpt_core.perturbation.truth import Truth
 
 FOCUS = {"receptors": ("IFNGR1", "IFNGR2", "JAK2")}
 
@@ -39,6 +41,44 @@ def test_combinations_count_the_genes_that_were_seen() -> None:
             assert seen == f"{n_seen} of {len(genes_of(name))}"
         kinds |= set(fold.seen)
     assert {"0 of 1", "0 of 2", "1 of 2", "2 of 2"} >= kinds > {"0 of 1", "1 of 2"}
+
+
+def test_a_gene_counts_as_seen_only_where_a_training_condition_has_it() -> None:
+    genes = ["IFNGR1", "IFNGR2", "JAK2", "SMAD4", "CUL3"]
+    pair = "JAK2+STAT1"  # STAT1 alone was not perturbed
+    data = read_perturbations(make_screen(["ctrl", *(f"{g}+ctrl" for g in genes), pair]))
+    settings = PerturbationSplitSettings(n_folds=2, validation_share=0)
+    for seed in range(8):
+        folds = make_split(data, settings, dataset_sha256="a" * 64, seed=seed).folds
+        found = {fold.seen[fold.test.index(pair)] for fold in folds if pair in fold.test}
+        assert found <= {"0 of 2", "1 of 2"}
+        for fold in folds:
+            if pair in fold.test and "JAK2+ctrl" in fold.test:
+                assert fold.seen[fold.test.index(pair)] == "0 of 2"
+
+
+def test_a_held_out_group_is_judged_on_conditions_with_cells_in_both_halves(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    screen = make_screen()
+    in_batch = (screen.obs["batch"] == "rep_0").to_numpy()
+    few = np.flatnonzero(in_batch & (screen.obs["condition"] == "JAK2+ctrl").to_numpy())[1:]
+    screen = screen[np.setdiff1d(np.arange(screen.n_obs), few)]
+    data = read_perturbations(screen)
+    settings = PerturbationSplitSettings(by="batch", validation_share=0)
+    first, second = make_split(data, settings, dataset_sha256="a" * 64, seed=0).folds
+    others = tuple(name for name in data.conditions if name != "JAK2+ctrl")
+    assert (first.test, second.test) == (others, data.conditions)
+    truth = Truth(data, first)
+    assert truth.conditions == others
+    assert all((shift_CG != 0).any(axis=1).all() for shift_CG in truth.shift_CG.values())
+    rare = screen[~in_batch[np.setdiff1d(np.arange(len(in_batch)), few)]].copy()
+    controls = screen[screen.obs["condition"] == "ctrl"].copy()
+    controls.obs_names = "again_" + controls.obs_names
+    data = read_perturbations(ad.concat([rare, controls[controls.obs["batch"] == "rep_0"]]))
+    (only,) = make_split(data, settings, dataset_sha256="a" * 64, seed=0).folds
+    assert only.group == "rep_1"
+    assert "rep_0 is not held out: it has too few perturbed cells" in caplog.text
 
 
 def test_a_held_out_batch_gives_no_perturbed_cell_to_training() -> None:
