@@ -10,7 +10,7 @@ import pytest
 import yaml
 from snakemake.utils import update_config
 
-from scgpt_core.config import DatasetRow, ModelRow, load_config, read_table
+from scgpt_core.config import DatasetRow, ModelRow, leave_out_missing, load_config, read_table
 
 ROOT = Path(__file__).parents[1]
 
@@ -61,6 +61,23 @@ def test_a_corpus_can_have_thresholds_of_its_own(demo: dict[str, Any]) -> None:
             {"benchmark": {"annotation": ["ms"]}},
             "get resources/published/ms_reference.h5ad from https://drive.google.com/",
         ),
+        ({"index": {"queries": ["pbmc_10k"]}}, "pbmc_10k: get resources/published/pbmc_10k.h5ad"),
+        ({"index": {"reference": ["demo", "lung_kim"]}}, "lung_kim: get resources/published/"),
+        ({"generation": {"datasets": ["perirhinal"]}}, "perirhinal: get resources/published/"),
+        ({"networks": {"datasets": {"covid_19": {}}}}, "covid_19: get resources/published/"),
+        ({"benchmark": {"perturbation": ["lung_kim"]}}, "lung_kim: get resources/published/"),
+        ({"index": {"reference": ["zheng", "zheng"]}}, "index.reference: zheng stands there twice"),
+        (
+            {"benchmark": {"integration": ["cellmix"], "methods": ["knn_pca"]}},
+            (
+                "benchmark.integration: benchmark.methods has no method for cellmix. Methods of "
+                "this task: bbknn, harmony,"
+            ),
+        ),
+        (
+            {"benchmark": {"perturbation": ["papalexi"], "methods": ["technical_duplicate"]}},
+            "or leave the data sets out: benchmark: {perturbation: []}",
+        ),
         ({"benchmark": {"multiomics": ["cellmix"]}}, "names no modalities of cellmix"),
         ({"annotation": {"labels": {"low_data_shares": [1]}}}, "annotation.labels.low_data_shares"),
         ({"index": {"queries": ["nothing"]}}, "index.queries: nothing"),
@@ -78,6 +95,18 @@ def test_what_is_wrong_is_named(demo: dict[str, Any], change: dict[str, Any], sa
     with pytest.raises(ValueError) as caught:  # noqa: PT011  (the text is looked at below)
         load_config(config, ROOT)
     assert said in str(caught.value)
+
+
+def test_methods_that_are_not_installed_may_leave_none(
+    demo: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    demo["benchmark"] = {"integration": ["cellmix"], "methods": ["harmony", "scvi"]}
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert leave_out_missing(*load_config(demo, ROOT)).benchmark.methods == ("harmony",)
+    demo["benchmark"]["methods"] = ["scvi"]
+    config = load_config(demo, ROOT)
+    with pytest.raises(ValueError, match=r"benchmark\.integration: .* has no method for cellmix"):
+        leave_out_missing(*config)
 
 
 @pytest.mark.parametrize(

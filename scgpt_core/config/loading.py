@@ -4,10 +4,11 @@ import importlib.util
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
+from scgpt_core.config.base import Task
 from scgpt_core.config.tables import (
     CorpusRow,
     DatasetRow,
@@ -57,11 +58,18 @@ def load_config(config: Mapping[str, Any], root: Path) -> tuple[Config, Tables]:
     _check_reference(cfg, tables)
     _check_datasets(cfg, tables)
     _check_fetched(cfg, tables, root)
+    _check_methods(cfg, tables)
     return cfg, tables
 
 
 def leave_out_missing(cfg: Config, tables: Tables) -> Config:
-    """Leave out of the benchmark the methods whose packages are not installed, and say so."""
+    """Leave out of the benchmark the methods whose packages are not installed, and say so.
+
+    Raises
+    ------
+    ValueError
+        Where a task is left without a method.
+    """
     kept = []
     for name in cfg.benchmark.methods:
         package = tables.methods[name].requires
@@ -75,7 +83,9 @@ def leave_out_missing(cfg: Config, tables: Tables) -> Config:
         else:
             kept.append(name)
     benchmark = cfg.benchmark.model_copy(update={"methods": tuple(kept)})
-    return cfg.model_copy(update={"benchmark": benchmark})
+    cfg = cfg.model_copy(update={"benchmark": benchmark})
+    _check_methods(cfg, tables)
+    return cfg
 
 
 def _check_names(cfg: Config, tables: Tables) -> None:
@@ -113,8 +123,15 @@ def _check_names(cfg: Config, tables: Tables) -> None:
 
 
 def _check_reference(cfg: Config, tables: Tables) -> None:
-    """Stop where a name of the index's reference may mean two things."""
-    twice = sorted({*cfg.index.reference} & {*tables.corpora} & {*tables.datasets})
+    """Stop where a name of the index's reference stands twice, or may mean two things."""
+    reference = cfg.index.reference
+    if repeated := sorted({name for name in reference if reference.count(name) > 1}):
+        message = (
+            f"config: index.reference: {', '.join(repeated)} stands there twice, and its cells "
+            "would be there twice: name it once"
+        )
+        raise ValueError(message)
+    twice = sorted({*reference} & {*tables.corpora} & {*tables.datasets})
     if twice:
         message = (
             f"config: index.reference: {', '.join(twice)} is both in {cfg.corpora} and in "
@@ -139,8 +156,10 @@ def _check_datasets(cfg: Config, tables: Tables) -> None:
 
 
 def _check_fetched(cfg: Config, tables: Tables, root: Path) -> None:
-    """Stop where files of data sets of the benchmark are to be fetched by hand, and were not."""
-    names = {*cfg.benchmark.integration, *cfg.benchmark.annotation, *cfg.benchmark.multiomics}
+    """Stop where files of data sets that are used are to be fetched by hand, and were not."""
+    names = {name for _, found in _benchmarked(cfg) for name in found}
+    names.update(cfg.generation.datasets, cfg.networks.datasets, cfg.index.queries)
+    names.update(name for name in cfg.index.reference if name in tables.datasets)
     parts = {part for name in names for part in tables.datasets[name].parts or (name,)}
     rows = [tables.datasets[part] for part in sorted(parts)]
     absent = [row for row in rows if row.source and row.path and not (root / row.path).exists()]
@@ -148,3 +167,23 @@ def _check_fetched(cfg: Config, tables: Tables, root: Path) -> None:
         said = "; ".join(f"{row.dataset}: get {row.path} from {row.source}" for row in absent)
         message = f"config: {cfg.datasets}: {said}"
         raise ValueError(message)
+
+
+def _check_methods(cfg: Config, tables: Tables) -> None:
+    """Stop where a task has data sets and no method: there would be nothing to report."""
+    for task, datasets in _benchmarked(cfg):
+        # What is scored from the data alone is a ceiling of methods, and none of them.
+        methods = [m for m in tables.methods.values() if m.task == task and m.rule != "score"]
+        allowed = {row.method for row in methods}
+        if datasets and allowed.isdisjoint(cfg.benchmark.methods):
+            message = (
+                f"config: benchmark.{task}: benchmark.methods has no method for "
+                f"{', '.join(datasets)}. Methods of this task: {', '.join(sorted(allowed))}. Name "
+                f"one, or leave the data sets out: benchmark: {{{task}: []}}"
+            )
+            raise ValueError(message)
+
+
+def _benchmarked(cfg: Config) -> list[tuple[Task, tuple[str, ...]]]:
+    """Give the data sets of the benchmark, by task."""
+    return [(task, getattr(cfg.benchmark, task)) for task in get_args(Task)]
