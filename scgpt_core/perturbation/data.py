@@ -71,11 +71,11 @@ class Perturbations:
         return np.asarray(self.condition_N == CONTROL)
 
     @cached_property
-    @cached_property
     def unperturbed(self) -> NDArray[np.int64]:
         """Columns of the genes that no condition perturbs."""
         return np.delete(np.arange(len(self.genes)), list(self.column_of.values()))
 
+    @cached_property
     def stratum(self) -> NDArray[np.int64]:
         """Code of batch and cell type, (N,): cells are compared with control cells of their own."""
         strata = pd.MultiIndex.from_arrays([self.batch_N, self.cell_type_N])
@@ -188,7 +188,7 @@ def read_perturbations(adata: ad.AnnData) -> Perturbations:
         Where counts, conditions or controls are not as they should be: says what was found.
     """
     check_counts(adata.X, source="perturbations")
-    conditions = _leave_out_rare(read_conditions(adata.obs))
+    conditions = _leave_out_rare(read_conditions(adata.obs, measured=adata.var_names))
     adata, condition = adata[conditions.index], conditions.to_numpy(str)
     _check_controls(adata.obs, condition)
     genes = sorted({gene for name in set(condition) for gene in genes_of(name)})
@@ -205,20 +205,26 @@ def read_perturbations(adata: ad.AnnData) -> Perturbations:
     )
 
 
-def read_conditions(obs: pd.DataFrame) -> pd.Series:
+def read_conditions(obs: pd.DataFrame, *, measured: Collection[str] = ()) -> pd.Series:
     """Canonical condition of each cell, from the columns of GEARS or of scPerturb.
+
+    Parameters
+    ----------
+    measured
+        Names of the measured genes.
 
     Raises
     ------
     ValueError
         Where there is no such column, a cell has no condition, the number of genes is another than
-        `nperts` says, or one perturbation has several doses, which the model does not know.
+        `nperts` says or, without it, may be one or several, or one perturbation has several doses,
+        which the model does not know.
     """
     if CONDITION in obs:
         names = obs[CONDITION].astype(object)
         genes = {name: str(name).split("+") for name in names.dropna().unique()}
     elif PERTURBATION in obs:
-        names, genes = _read_scperturb(obs)
+        names, genes = _read_scperturb(obs, set(measured))
     else:
         message = (
             f"obs has no column {CONDITION!r} (GEARS: ctrl, A+ctrl, A+B) or {PERTURBATION!r} "
@@ -239,9 +245,13 @@ def read_conditions(obs: pd.DataFrame) -> pd.Series:
     return conditions
 
 
-def _read_scperturb(obs: pd.DataFrame) -> tuple[pd.Series, dict[Any, list[str]]]:
+def _read_scperturb(
+    obs: pd.DataFrame, measured: Collection[str]
+) -> tuple[pd.Series, dict[Any, list[str]]]:
     """Perturbations and the genes of each; names are split only where `nperts` says so."""
     names = obs[PERTURBATION].astype(object)
+    if NUMBER not in obs:
+        _check_joined(list(map(str, names.dropna().unique())), measured)
     numbers = obs[NUMBER].astype(float) if NUMBER in obs else (names != "control").astype(float)
     genes: dict[Any, list[str]] = {}
     for name, number in set(zip(names, numbers, strict=True)):
@@ -251,6 +261,23 @@ def _read_scperturb(obs: pd.DataFrame) -> tuple[pd.Series, dict[Any, list[str]]]
             raise ValueError(message)
         genes[name] = parts
     return names, genes
+
+
+def _check_joined(names: Collection[str], measured: Collection[str]) -> None:
+    """Stop where a name may be that of several perturbations, and nothing says how many."""
+    joined = {name: name.split("_") for name in names if "_" in name and name not in measured}
+    parts_of_all = {part for parts in joined.values() for part in parts}
+    match = match_genes([*joined, *sorted(parts_of_all)], all_genes())
+    listed = {name for name, how in zip(match.names, match.how, strict=True) if how != "unknown"}
+    known = {*names, *measured, *listed}
+    for name, parts in sorted(joined.items()):
+        if name not in listed and known.issuperset(parts):
+            message = (
+                f"perturbation {name!r} may be {' and '.join(parts)}, or one gene: obs has no "
+                f"column {NUMBER!r}, the number of genes. Name it under obs_columns in "
+                f"datasets.tsv, or make a column {CONDITION!r} in which pairs are spelt A+B"
+            )
+            raise ValueError(message)
 
 
 def _check_doses(obs: pd.DataFrame, conditions: pd.Series) -> None:
@@ -308,6 +335,15 @@ def _find_columns(perturbed: Sequence[str], var: pd.DataFrame) -> dict[str, int]
     """Column of each perturbed gene that is measured, under whatever name of it."""
     column = {name: i for i, name in enumerate(var.index)}
     by_token = {int(t): i for i, t in enumerate(match_var(var, all_genes()).ids) if t >= 0}
-    tokens = match_genes(perturbed, all_genes()).ids.tolist()
+    match = match_genes(perturbed, all_genes())
+    tokens = match.ids.tolist()
     found = {g: column.get(g, by_token.get(t)) for g, t in zip(perturbed, tokens, strict=True)}
+    unknown = [
+        gene
+        for gene, how in zip(perturbed, match.how, strict=True)
+        if how == "unknown" and found[gene] is None
+    ]
+    if unknown:
+        named = ", ".join(unknown)
+        logger.warning("perturbed, but neither measured nor a known human gene: %s", named)
     return {gene: place for gene, place in found.items() if place is not None}

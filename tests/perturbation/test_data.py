@@ -19,12 +19,35 @@ def test_conditions_of_scperturb_are_split_where_nperts_says_so() -> None:
     assert read_conditions(obs).tolist() == ["ctrl", "KLF1+ctrl", "CEBPE+KLF1", "RP11_5+ctrl"]
 
 
+def test_a_name_that_is_no_pair_stays_whole_without_nperts() -> None:
+    obs = pd.DataFrame(
+        {"perturbation": ["control", "RP11_5", "KLF1_ENSG00000105610", "KLF1_CEBPE"]}
+    )
+    found = read_conditions(obs, measured=["KLF1_CEBPE"])
+    assert found.tolist() == [
+        "ctrl", "RP11_5+ctrl", "KLF1_ENSG00000105610+ctrl", "KLF1_CEBPE+ctrl"
+    ]  # fmt: skip
+
+
+def test_perturbed_names_that_nobody_knows_are_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    read_perturbations(make_screen(["ctrl", "STAT1+ctrl", "NOGENE+ctrl", "JAK2+NOTHER"]))
+    said = [record.getMessage() for record in caplog.records if "known human" in record.message]
+    assert said == ["perturbed, but neither measured nor a known human gene: NOGENE, NOTHER"]
+
+
 @pytest.mark.parametrize(
     ("obs", "said"),
     [
         ({"guide": ["a"]}, "no column 'condition'.*guide"),
         ({"condition": ["ctrl", None]}, "1 cells have no condition"),
         ({"perturbation": ["A_B_C"], "nperts": [2]}, "'A_B_C' has 3 names, but nperts is 2"),
+        (
+            {"perturbation": ["control", "BAK1", "BAK1_KLF1"]},
+            "'BAK1_KLF1' may be BAK1 and KLF1, or one gene: obs has no column 'nperts'",
+        ),
+        ({"perturbation": ["control", "x", "x_control"]}, "'x_control' may be x and control"),
         ({"condition": ["A+ctrl"] * 2, "dose_val": ["1", "2"]}, r"A\+ctrl has the doses 1, 2"),
     ],
 )
