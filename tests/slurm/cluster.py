@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 ROOT = Path(__file__).parents[2]
-SMOKE = ROOT / "tests/smoke/config.yaml"
 TRAINING = ROOT / "tests/slurm/training.yaml"
 MODEL = "results/models/smoke/model.safetensors"
 LOG = "results/logs/pretrain/pretrain_smoke.log"
@@ -45,15 +44,21 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 
 
 class Run:
-    """A Snakemake that works in a folder, and starts in the root of the repository."""
+    """A Snakemake that works in a folder, and starts in the root of the repository.
+
+    The repository may go by another path, `root`.
+    """
 
     started: ClassVar[list["Run"]] = []
 
-    def __init__(self, folder: Path, *targets: str, config: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, folder: Path, *targets: str, config: tuple[str, ...] = (), root: Path = ROOT
+    ) -> None:
         self.folder, self.said = folder, folder / "said.txt"
         self.step = 0  # of the last checkpoint when something happened to the run
         self.command = [sys.executable, "-m", "snakemake", *targets, "--directory", str(folder)]
-        self.command += ["--max-threads", "1", "--configfile", str(SMOKE), *config]
+        self.command += ["--snakefile", str(root / "Snakefile"), "--max-threads", "1"]
+        self.command += ["--configfile", str(root / "tests/smoke/config.yaml"), *config]
         folder.mkdir(parents=True, exist_ok=True)
 
     def start(self, *arguments: str, profile: str = "slurm", **environment: str) -> None:

@@ -26,6 +26,7 @@ TIMED = {
 }  # fmt: skip
 """What no two runs have in common, in records, learning curves and tables."""
 WHOLE = "whole graph"
+LABELS = "results/tasks/annotation/pbmc_smoke/scgpt_annotation/0/predictions.parquet"
 
 pytestmark = [
     pytest.mark.slurm,
@@ -56,13 +57,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("shared folder").resolve()
 
 
-def training(folder: Path, name: str) -> Run:
-    """A run that has nothing to do but to train, on the shards that `whole_graph` makes."""
+def training(folder: Path, name: str, *targets: str) -> Run:
+    """A run that has little to do but to train, on the shards that `whole_graph` makes."""
     made = folder / WHOLE / "results"
     wait_until(lambda: (made / "shards/smoke/manifest.json").exists(), "there are shards")
     for part in ("census", "shards"):
         shutil.copytree(made / part, folder / name / "results" / part)
-    return Run(folder / name, MODEL, config=(str(TRAINING),))
+    return Run(folder / name, MODEL, *targets, config=(str(TRAINING),))
 
 
 # ------------------------------------------------------------------- what happens to a run
@@ -77,7 +78,10 @@ def nothing(folder: Path) -> Run:
 
 
 def whole_graph(folder: Path) -> Run:
-    run = Run(folder / WHOLE)
+    """All of it, of a repository whose path has a space too."""
+    repository = folder / "the repository"
+    repository.symlink_to(ROOT)
+    run = Run(folder / WHOLE, root=repository)
     run.start()
     run.finish()
     return run
@@ -143,11 +147,12 @@ def short_limit(folder: Path) -> Run:
 
 
 def four_processes(folder: Path, name: str, nodes: int) -> Run:
-    """Pretraining in four processes, on so many nodes; on one it is this machine."""
-    run = training(folder, name)
+    """Pretraining, then fine-tuning, in four processes on so many nodes; one is this machine."""
+    run = training(folder, name, LABELS)
     trainer = f"trainer: {{nodes: {nodes}, processes: {4 // nodes}}}"
-    config = f"pretrain={{steps: 40, evaluate_steps: 40, {trainer}}}"
-    run.start("--config", config, profile="slurm" if nodes > 1 else "")
+    pretrain = f"pretrain={{steps: 40, evaluate_steps: 40, {trainer}}}"
+    profile = "slurm" if nodes > 1 else ""
+    run.start("--config", pretrain, f"annotation={{{trainer}}}", profile=profile)
     run.finish()
     return run
 
@@ -290,10 +295,14 @@ def test_the_graph_makes_few_submissions(runs: dict[str, Future[Run]]) -> None:
 
 def test_two_nodes_train_what_one_trains(runs: dict[str, Future[Run]]) -> None:
     one, two = (runs[name].result() for name in ("one_node", "two_nodes"))
-    for file in (MODEL, MODEL.replace("model.safetensors", "metrics.jsonl")):
+    for file in (MODEL, MODEL.replace("model.safetensors", "metrics.jsonl"), LABELS):
         assert read_untimed(one.folder / file) == read_untimed(two.folder / file)
-    (job,) = two.jobs()
-    assert ask("sacct", "-X", "-n", "-P", "-j", job.number, "-o", "NodeList") == "n[1-2]"
+    numbers = ",".join(job.number for job in two.jobs())
+    nodes = ask("sacct", "-X", "-n", "-P", "-j", numbers, "-o", "Comment,NodeList").splitlines()
+    together = sorted(line.split("|")[0] for line in nodes if line.endswith("|n[1-2]"))
+    assert len(together) == 2
+    assert together[0].startswith("rule_annotate")
+    assert together[1].startswith("rule_pretrain")
 
 
 def test_nodes_of_gpus_are_asked_for_in_slurms_words(runs: dict[str, Future[Run]]) -> None:
