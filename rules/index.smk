@@ -180,6 +180,12 @@ rule map_query:
         settings=CFG.index.mapping.model_dump(mode="json"),
         embed=CFG.embed.model_dump(mode="json"),
         seed=CFG.seed,
-        code=get_code("index/query", "index/transfer", "index/vote", "index/baselines"),
+        code=get_code(
+            "index/query",
+            "index/sources",
+            "index/transfer",
+            "index/vote",
+            "index/baselines",
+        ),
     script:
         "../workflow_scripts/map_query.py"

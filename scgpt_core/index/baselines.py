@@ -4,7 +4,7 @@ Shapes: N reference cells, Q queries, G genes, C labels.
 """
 
 import logging
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,17 +28,16 @@ _MAX_ITERATIONS: Final = 300
 class Prediction(NamedTuple):
     """Labels of queries, and how sure they are."""
 
-    label_Q: NDArray[np.str_]
+    label_Q: NDArray[Any]
+    """Texts."""
     confidence_Q: NDArray[np.float64]
 
 
-def predict_baselines(
-    reference: Cells, labels: NDArray[np.str_], query: Cells, *, k: int, seed: int
-) -> dict[str, Prediction]:
-    """Predict labels by simple methods from counts.
+class Baselines:
+    """Simple methods that learn labels from counts, and predict those of queries block by block.
 
-    Both sets are reduced to the genes that both have, normalised to 10,000 counts a cell, and log1p
-    is taken; of these genes the 2,000 that vary most in the reference are used.
+    Reference and queries are reduced to the genes that both have, normalised to 10,000 counts a
+    cell, and log1p is taken; of these genes the 2,000 that vary most in the reference are used.
 
     Parameters
     ----------
@@ -46,34 +45,60 @@ def predict_baselines(
         Labelled cells.
     labels
         (N,), their labels, at least two different ones.
-    query
-        Cells by the same token ids.
+    query_genes
+        Token ids of all genes that are expressed in any query.
     k
         Neighbours of the kNN vote.
     seed
         Of the principal components.
-
-    Returns
-    -------
-    ``pca_knn``: majority of the k nearest reference cells on 50 principal components of the
-    reference; ``logistic_regression``: on the log counts.
     """
-    n_genes = int(max(reference.genes.max(), query.genes.max())) + 1
-    counts_NG, counts_QG = _matrix(reference, n_genes), _matrix(query, n_genes)
-    shared_G = (counts_NG.getnnz(axis=0) > 0) & (counts_QG.getnnz(axis=0) > 0)
-    log1p_NG, log1p_QG = _log1p(counts_NG[:, shared_G]), _log1p(counts_QG[:, shared_G])
-    variable_G = _variable_genes(log1p_NG)
-    log1p_NG, log1p_QG = log1p_NG[:, variable_G], log1p_QG[:, variable_G]
 
-    components = min(_N_COMPONENTS, min(log1p_NG.shape) - 1)
-    pca = PCA(components, svd_solver="arpack", random_state=seed).fit(log1p_NG)
-    knn = KNeighborsClassifier(min(k, len(labels))).fit(pca.transform(log1p_NG), labels)
-    regression = LogisticRegression(C=_INVERSE_PENALTY, max_iter=_MAX_ITERATIONS, tol=1e-3)
-    regression.fit(log1p_NG, labels)
-    return {
-        "pca_knn": _predict(knn, pca.transform(log1p_QG)),
-        "logistic_regression": _predict(regression, log1p_QG),
-    }
+    def __init__(
+        self,
+        reference: Cells,
+        labels: NDArray[np.str_],
+        query_genes: NDArray[np.int32],
+        *,
+        k: int,
+        seed: int,
+    ) -> None:
+        self._n_genes = int(max(reference.genes.max(), query_genes.max())) + 1
+        counts_NG = _matrix(reference, self._n_genes)
+        in_query_G = np.zeros(self._n_genes, bool)
+        in_query_G[query_genes] = True
+        self._shared_G = (counts_NG.getnnz(axis=0) > 0) & in_query_G
+        log1p_NG = _log1p(counts_NG[:, self._shared_G])
+        self._variable_G = _variable_genes(log1p_NG)
+        log1p_NG = log1p_NG[:, self._variable_G]
+        components = min(_N_COMPONENTS, min(log1p_NG.shape) - 1)
+        self._pca = PCA(components, svd_solver="arpack", random_state=seed).fit(log1p_NG)
+        self._knn = KNeighborsClassifier(min(k, len(labels)))
+        self._knn.fit(self._pca.transform(log1p_NG), labels)
+        self._regression = LogisticRegression(
+            C=_INVERSE_PENALTY, max_iter=_MAX_ITERATIONS, tol=1e-3
+        )
+        self._regression.fit(log1p_NG, labels)
+
+    def predict(self, query: Cells) -> dict[str, Prediction]:
+        """Predict the labels of some queries, by the same token ids.
+
+        Returns
+        -------
+        ``pca_knn``: majority of the k nearest reference cells on 50 principal components of the
+        reference; ``logistic_regression``: on the log counts.
+        """
+        log1p_QG = _log1p(_matrix(query, self._n_genes)[:, self._shared_G])[:, self._variable_G]
+        return {
+            "pca_knn": _predict(self._knn, self._pca.transform(log1p_QG)),
+            "logistic_regression": _predict(self._regression, log1p_QG),
+        }
+
+
+def predict_baselines(
+    reference: Cells, labels: NDArray[np.str_], query: Cells, *, k: int, seed: int
+) -> dict[str, Prediction]:
+    """Predict labels of queries that are in memory as a whole: see `Baselines`."""
+    return Baselines(reference, labels, np.unique(query.genes), k=k, seed=seed).predict(query)
 
 
 def _matrix(cells: Cells, n_genes: int) -> csr_matrix:
@@ -98,4 +123,6 @@ def _predict(
 ) -> Prediction:
     probability_QC = model.predict_proba(features)
     best_Q = probability_QC.argmax(axis=1)
-    return Prediction(model.classes_[best_Q], probability_QC[np.arange(len(best_Q)), best_Q])
+    return Prediction(
+        model.classes_.astype(object)[best_Q], probability_QC[np.arange(len(best_Q)), best_Q]
+    )

@@ -3,7 +3,8 @@
 A row is a cell: its `SOMA_JOINID`, its obs columns (text dictionary-encoded) and its embedding as
 D float32. (Where a model puts all cells into a narrow cone, float16 moves neighbours: of the 15
 nearest of 1,182 cells with a median cosine of 0.998 it kept 98.8 %.) The file says whose embeddings
-they are: digests of the model and of the corpus, and what `embed_cells` was told.
+they are: digests of the model and of the corpus, what `embed_cells` was told, and the precision
+that was used.
 
 Shapes: N cells, D width.
 """
@@ -61,8 +62,9 @@ def write_embeddings(
     blocks
         Unit rows (B, D) of the next B cells, until there is one for each row of `obs`.
     origin
-        ``model`` and ``corpus``, their digests, and ``settings``: keywords of `embed_cells` that
-        queries must be embedded with too.
+        ``model`` and ``corpus``, their digests; ``precision``, the format that matrices were
+        multiplied in; ``settings``: keywords of `embed_cells` that queries must be embedded with
+        too.
 
     Raises
     ------
@@ -112,7 +114,7 @@ class Embeddings:
     Raises
     ------
     ValueError
-        Where a file is missing or cut off, or files are of different models or widths.
+        Where a file is missing or cut off, or files are of different models, precisions or widths.
     """
 
     def __init__(self, paths: Sequence[str | Path]) -> None:
@@ -124,17 +126,21 @@ class Embeddings:
         self._file_of_batch: list[Path] = []
         origins: list[dict[str, Any]] = []
         n_cells_of: dict[str, int] = {}
+        self._contents: list[tuple[str, str, int]] = []
         for path in self.paths:
             reader = _open(path)
             batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
             origin = json.loads(reader.schema.metadata[_ORIGIN])
             corpus = origin.pop("corpus")
-            n_cells_of[corpus] = n_cells_of.get(corpus, 0) + sum(b.num_rows for b in batches)
+            n_cells = sum(batch.num_rows for batch in batches)
+            n_cells_of[corpus] = n_cells_of.get(corpus, 0) + n_cells
+            self._contents.append((path.name, corpus, n_cells))
             origins.append({**origin, "width": _width(reader.schema)})
             if origins[-1] != origins[0]:
                 message = (
-                    f"{path} and {self.paths[0]} are of different models or settings: delete the "
-                    "older one and run again"
+                    f"{path} and {self.paths[0]} are of different models or settings "
+                    f"({origins[-1]} and {origins[0]}): delete the older one and run again. Where "
+                    "machines differ in precision, set embed.precision"
                 )
                 raise ValueError(message)
             self._batches += batches
@@ -149,8 +155,8 @@ class Embeddings:
 
     @property
     def digest(self) -> str:
-        """Of what the embeddings are and how many each file holds: equal when a build resumes."""
-        return digest([self.origin, self.width, [path.name for path in self.paths], self.n_cells])
+        """Of what the embeddings are and what each file holds: equal when a build resumes."""
+        return digest([self.origin, self.width, self._contents])
 
     def chunks(self, cells: int, *, first: int = 0) -> Iterator[tuple[int, FloatArray]]:
         """Yield the first row and the embeddings of about `cells` cells after another.

@@ -23,7 +23,8 @@ def merge_references(folders: Sequence[str | Path], embeddings: Embeddings) -> A
     Raises
     ------
     ValueError
-        Where `embeddings` does not begin with these cells, or lists and codes differ.
+        Where `embeddings` does not begin with these cells, or model, precision, lists or codes
+        differ.
     """
     references = [open_index(folder) for folder in folders]
     first, *others = references
@@ -57,7 +58,7 @@ def empty_like(folder: str | Path, embeddings: Embeddings) -> Any:
     Raises
     ------
     ValueError
-        Where the reference is of another model than `embeddings`.
+        Where the reference is of another model or precision than `embeddings`.
     """
     reference = open_index(folder)
     _check_origin(folder, reference.manifest, embeddings)
@@ -66,10 +67,10 @@ def empty_like(folder: str | Path, embeddings: Embeddings) -> Any:
 
 
 def _check_origin(folder: str | Path, manifest: dict[str, Any], embeddings: Embeddings) -> None:
-    for key in ("model", "settings"):
-        if manifest[key] != embeddings.origin[key]:
+    for key in ("model", "precision", "settings"):
+        if manifest.get(key) != embeddings.origin.get(key):
             message = (
-                f"{folder} is of {key} {manifest[key]}, the embeddings of "
-                f"{embeddings.origin[key]}: cells of both cannot be in one reference"
+                f"{folder} is of {key} {manifest.get(key)}, the embeddings of "
+                f"{embeddings.origin.get(key)}: cells of both cannot be in one reference"
             )
             raise ValueError(message)

@@ -6,35 +6,32 @@ Shapes: Q queries, D width.
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import anndata as ad
+import h5py
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
 from sklearn.metrics import f1_score
 
 from scgpt_core.checkpoint import Checkpoint, load_checkpoint
 from scgpt_core.config import EmbedSettings, MappingSettings
-from scgpt_core.data.cells import cells_from_csr
-from scgpt_core.data.genes import match_var
-from scgpt_core.index.baselines import Prediction, predict_baselines
-from scgpt_core.index.corpus import open_source, sample_labelled
+from scgpt_core.index.baselines import Baselines, Prediction
 from scgpt_core.index.ontology import Ontology, read_ontology
 from scgpt_core.index.reference import open_index
+from scgpt_core.index.sources import DatasetCells, open_source, sample_labelled
 from scgpt_core.index.transfer import LabelTransfer
 from scgpt_core.index.vote import calibration_error
 from scgpt_core.keys import EMBEDDING, LABEL, UNKNOWN
 from scgpt_core.runs import run_record, whole
-from scgpt_core.tasks.embedding import embed_cells
+from scgpt_core.tasks.embedder import embed_blocks
 
 logger = logging.getLogger(__name__)
-
-_BLOCK_CELLS: Final = 8192
 
 
 def map_dataset(
@@ -52,7 +49,8 @@ def map_dataset(
 ) -> None:
     """Write what `LabelTransfer.map` says of every cell of a data set, and how right it is.
 
-    The cells are embedded as those of the reference: of the same length, with the same seed.
+    The cells are embedded as those of the reference: of the same length, with the same seed. They
+    are read, embedded and mapped block by block: of all of them obs alone is in memory.
 
     Parameters
     ----------
@@ -82,63 +80,103 @@ def map_dataset(
     """
     folder, terms = Path(output_folder), read_ontology(ontology)
     described = settings.model_dump(mode="json")
-    with run_record(folder / "run.json", described) as run, _backed(dataset) as adata:
+    with run_record(folder / "run.json", described) as run:
         reference = open_index(index_folder, threads=threads)
         ckpt = load_checkpoint(model_folder, embed.device)
         transfer = LabelTransfer(reference, settings, terms)
-        query_QD = embed_cells(
-            adata,
-            ckpt,
-            **reference.manifest["settings"],
-            batch_size=embed.batch_size,
-            precision=embed.precision,
-            min_matched=embed.min_matched,
-            parts=folder / "parts",
-        )
-        cells, truth_Q = adata.obs_names.to_numpy(), _truth(adata, settings.label_column)
-        tables = (
-            _add_truth(
-                transfer.map(cells[block], query_QD[block], model=ckpt.digest),
-                truth_Q[block],
-                terms,
-            )
-            for block in _blocks(len(cells))
-        )
-        mapped = _write(folder / "mapping.parquet", tables, len(cells))
-        with whole(folder / "embedding.h5ad") as temporary:
-            ad.AnnData(obs=adata.obs[[]], obsm={EMBEDDING: query_QD}).write_h5ad(temporary)
-        run |= {
-            "model": ckpt.digest,
-            "corpora": reference.manifest["corpora"],
-            "n_cells": len(cells),
-            "unknown_share": float(mapped["unknown"].to_numpy().mean()),
-            "calibration": transfer.report,
-            "scores": {},
-        }
-        known_Q = truth_Q != UNKNOWN
-        if known_Q.any():
-            named = mapped["predicted"].fill_null(UNKNOWN)
-            ours = Prediction(np.array(named.to_pylist()), mapped["confidence"].to_numpy())
-            baselines = _predict_baselines(adata, ckpt, sources, settings, seed)
-            run["scores"] = {
-                name: score_mapping(prediction, truth_Q, known_Q, terms)
-                for name, prediction in {"scgpt": ours, **baselines}.items()
+        cells = DatasetCells(Path(dataset), ckpt.vocab, min_matched=embed.min_matched)
+        with closing(cells):
+            truth_Q = _truth(cells, settings.label_column)
+            ours, unknown_share = _map_cells(cells, truth_Q, transfer, ckpt, embed, folder, terms)
+            run |= {
+                "model": ckpt.digest,
+                "corpora": reference.manifest["corpora"],
+                "n_cells": len(truth_Q),
+                "unknown_share": unknown_share,
+                "calibration": transfer.report,
+                "scores": {},
             }
-            logger.info("%s: %s", Path(dataset).stem, run["scores"])
+            known_Q = truth_Q != UNKNOWN
+            if known_Q.any():
+                baselines = _predict_baselines(cells, ckpt, sources, settings, seed)
+                run["scores"] = {
+                    name: score_mapping(prediction, truth_Q, known_Q, terms)
+                    for name, prediction in {"scgpt": ours, **baselines}.items()
+                }
+                logger.info("%s: %s", Path(dataset).stem, run["scores"])
     shutil.rmtree(folder / "parts", ignore_errors=True)
 
 
-def _truth(adata: ad.AnnData, column: str) -> NDArray[np.str_]:
+def _truth(cells: DatasetCells, column: str) -> NDArray[np.object_]:
     """Give the true labels of the cells, `UNKNOWN` where the data set has none."""
-    if column not in adata.obs:
-        return np.full(adata.n_obs, UNKNOWN)
-    labels_Q: NDArray[np.str_] = adata.obs[column].to_numpy(dtype=str)
-    return labels_Q
+    if column not in cells.columns:
+        return np.full(len(cells.names), UNKNOWN, object)
+    return _texts(cells.column(column))
+
+
+def _texts(labels: pa.DictionaryArray | pa.ChunkedArray) -> NDArray[np.object_]:
+    """Texts of coded labels, each in memory once; `UNKNOWN` where there is none."""
+    return np.asarray(labels.to_pandas().astype(object).fillna(UNKNOWN).to_numpy())
+
+
+def _map_cells(
+    cells: DatasetCells,
+    truth_Q: NDArray[np.object_],
+    transfer: LabelTransfer,
+    ckpt: Checkpoint,
+    embed: EmbedSettings,
+    folder: Path,
+    ontology: Ontology,
+) -> tuple[Prediction, float]:
+    """Embed and map block by block, into two files; give what is scored, and the unknown share."""
+    n_cells = len(cells.names)
+    embedded = embed_blocks(
+        cells.blocks(),
+        ckpt,
+        **transfer.reference.manifest["settings"],
+        batch_size=embed.batch_size,
+        precision=embed.precision,
+        n_cells=n_cells,
+        parts=folder / "parts",
+    )
+    scored: list[pa.Table] = []
+    with ExitStack() as stack:
+        table_file, emb_file = (
+            stack.enter_context(whole(folder / name))
+            for name in ("mapping.parquet", "embedding.h5ad")
+        )
+        emb_QD = stack.enter_context(_embedding_file(emb_file, cells.names, ckpt.config.width))
+        writer = None
+        first = 0
+        for emb_BD in embedded:
+            block = slice(first, first + len(emb_BD))
+            emb_QD[block] = emb_BD
+            mapped = transfer.map(list(cells.names[block]), emb_BD, model=ckpt.digest)
+            table = _add_truth(mapped, truth_Q[block], ontology)
+            writer = writer or stack.enter_context(pq.ParquetWriter(table_file, table.schema))
+            writer.write_table(table)
+            named = mapped["predicted"].combine_chunks().dictionary_encode()
+            scored.append(mapped.select(["confidence", "unknown"]).append_column("label", named))
+            first = block.stop
+            logger.info("%d of %d cells mapped", first, n_cells)
+    found = pa.concat_tables(scored).unify_dictionaries()
+    prediction = Prediction(_texts(found["label"]), found["confidence"].to_numpy())
+    return prediction, float(found["unknown"].to_numpy().mean())
+
+
+@contextmanager
+def _embedding_file(path: Path, names: pd.Index, width: int) -> Iterator[h5py.Dataset]:
+    """Yield the embedding of an h5ad, (Q, D), to be filled block by block."""
+    ad.AnnData(obs=pd.DataFrame(index=names)).write_h5ad(path)
+    with h5py.File(path, "r+") as file:
+        emb_QD = file["obsm"].create_dataset(EMBEDDING, (len(names), width), np.float32)
+        emb_QD.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+        yield emb_QD
 
 
 def score_mapping(
     prediction: Prediction,
-    truth_Q: NDArray[np.str_],
+    truth_Q: NDArray[Any],
     known_Q: NDArray[np.bool_],
     ontology: Ontology,
 ) -> dict[str, Any]:
@@ -160,10 +198,11 @@ def score_mapping(
     """
     truth, predicted = truth_Q[known_Q], prediction.label_Q[known_Q]
     right = _is_right(predicted, truth, ontology)
+    truth_codes, names = pd.factorize(truth)
     f1 = f1_score(
-        truth,
-        np.where(right, truth, predicted),
-        labels=np.unique(truth),
+        truth_codes,
+        np.where(right, truth_codes, pd.Index(names).get_indexer(predicted)),
+        labels=np.arange(len(names)),
         average="macro",
         zero_division=0,
     )
@@ -176,22 +215,25 @@ def score_mapping(
 
 
 def _is_right(
-    predicted_Q: NDArray[np.str_], truth_Q: NDArray[np.str_], ontology: Ontology
+    predicted_Q: NDArray[Any], truth_Q: NDArray[Any], ontology: Ontology
 ) -> NDArray[np.bool_]:
-    pairs, pair_of_cell = np.unique(np.stack([predicted_Q, truth_Q]), axis=1, return_inverse=True)
-    return np.array([ontology.is_kind_of(p, t) for p, t in pairs.T])[pair_of_cell]
+    """Whether a prediction is the true label or a kind of it; each pair is looked up once."""
+    predicted_codes, predicted = pd.factorize(predicted_Q)
+    truth_codes, truth = pd.factorize(truth_Q)
+    pairs, pair_Q = np.unique(predicted_codes * len(truth) + truth_codes, return_inverse=True)
+    right = [ontology.is_kind_of(predicted[p // len(truth)], truth[p % len(truth)]) for p in pairs]
+    return np.array(right, bool)[pair_Q]
 
 
-def _add_truth(mapped: pa.Table, truth_Q: NDArray[np.str_], ontology: Ontology) -> pa.Table:
-    predicted_Q = np.array(mapped["predicted"].fill_null(UNKNOWN).to_pylist())
-    right_Q = _is_right(predicted_Q, truth_Q, ontology)
-    for name, values_Q in ((LABEL, truth_Q), ("right", right_Q)):
-        mapped = mapped.append_column(name, pa.array(values_Q, mask=truth_Q == UNKNOWN))
-    return mapped
+def _add_truth(mapped: pa.Table, truth_Q: NDArray[np.object_], ontology: Ontology) -> pa.Table:
+    predicted_Q = mapped["predicted"].fill_null(UNKNOWN).to_numpy()
+    unknown_Q, right_Q = truth_Q == UNKNOWN, _is_right(predicted_Q, truth_Q, ontology)
+    mapped = mapped.append_column(LABEL, pa.array(truth_Q, pa.string(), mask=unknown_Q))
+    return mapped.append_column("right", pa.array(right_Q, pa.bool_(), mask=unknown_Q))
 
 
 def _predict_baselines(
-    adata: ad.AnnData,
+    query: DatasetCells,
     ckpt: Checkpoint,
     sources: Sequence[str | Path],
     settings: MappingSettings,
@@ -207,42 +249,10 @@ def _predict_baselines(
     if len(np.unique(label_N)) < 2:
         logger.warning("the reference has one label alone: there is nothing for baselines to learn")
         return {}
-    counts = csr_matrix(adata.X[:])
-    query = cells_from_csr(
-        counts.indptr,
-        counts.indices,
-        counts.data,
-        token_ids=match_var(adata.var, ckpt.vocab).ids,
-        cell_ids=np.arange(adata.n_obs),
-    )
-    return predict_baselines(reference, label_N, query, k=settings.neighbours, seed=seed)
-
-
-def _write(output: Path, tables: Iterator[pa.Table], n_cells: int) -> pa.Table:
-    """Write row groups as they come; give the columns that are scored."""
-    writer, scored, done = None, [], 0
-    with whole(output) as temporary:
-        for table in tables:
-            writer = writer or pq.ParquetWriter(temporary, table.schema)
-            writer.write_table(table)
-            scored.append(table.select(["predicted", "confidence", "unknown"]))
-            done += table.num_rows
-            logger.info("%d of %d cells mapped", done, n_cells)
-        assert writer is not None, "LabelTransfer refuses an empty query"
-        writer.close()
-    return pa.concat_tables(scored).combine_chunks()
-
-
-def _blocks(n_cells: int) -> Iterator[slice]:
-    # A data set without cells is mapped too: into an error that says so.
-    for first in range(0, max(n_cells, 1), _BLOCK_CELLS):
-        yield slice(first, first + _BLOCK_CELLS)
-
-
-@contextmanager
-def _backed(path: str | Path) -> Iterator[ad.AnnData]:
-    adata = ad.read_h5ad(path, backed="r")
-    try:
-        yield adata
-    finally:
-        adata.file.close()
+    genes = np.unique(np.concatenate([np.unique(cells.genes) for cells in query.blocks()]))
+    baselines = Baselines(reference, label_N, genes, k=settings.neighbours, seed=seed)
+    parts = [baselines.predict(cells) for cells in query.blocks()]
+    return {
+        name: Prediction(*map(np.concatenate, zip(*(part[name] for part in parts), strict=True)))
+        for name in parts[0]
+    }

@@ -7,7 +7,12 @@ import pyarrow as pa
 
 from scgpt_core.index import write_embeddings
 
-ORIGIN = {"model": "m" * 64, "corpus": "c" * 64, "settings": {"max_tokens": 8}}
+ORIGIN = {
+    "model": "m" * 64,
+    "corpus": "c" * 64,
+    "precision": "float32",
+    "settings": {"max_tokens": 8},
+}
 WIDTH = 16
 TYPES = ("B cell", "T cell", "monocyte")
 
@@ -22,7 +27,9 @@ def draw(types: np.ndarray, seed: int) -> np.ndarray:
     return unit(np.eye(WIDTH)[types] + noise)
 
 
-def write_shard(folder: Path, shard: int, n_cells: int = 150, **origin: str) -> Path:
+def write_shard(
+    folder: Path, shard: int, n_cells: int = 150, noise: float = 0, **origin: str
+) -> Path:
     rng = np.random.default_rng(shard)
     types = rng.integers(0, 3, n_cells)
     labels = np.array(TYPES)[types]
@@ -36,6 +43,7 @@ def write_shard(folder: Path, shard: int, n_cells: int = 150, **origin: str) -> 
         }
     )
     emb = draw(types, seed=shard)
+    emb = unit(emb + noise * np.random.default_rng(99).normal(size=emb.shape))
     path = folder / f"shard_{shard}.arrow"
     write_embeddings(path, obs, [emb[:64], emb[64:]], origin=ORIGIN | origin)
     return path

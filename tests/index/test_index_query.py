@@ -1,11 +1,13 @@
 """From a corpus and a model to a mapped data set, on real cells and a model of random weights."""
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import anndata as ad
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -21,17 +23,11 @@ from scgpt_core.config import (
 from scgpt_core.data.cells import Cells
 from scgpt_core.data.shards import open_corpus
 from scgpt_core.data.vocab import Vocabulary
-from scgpt_core.index import Embeddings, build_index, open_index, read_ontology
+from scgpt_core.index import Embeddings, build_index, open_index, read_ontology, sources
 from scgpt_core.index.baselines import Prediction, predict_baselines
-from scgpt_core.index.corpus import (
-    CorpusCells,
-    DatasetCells,
-    embed_reference,
-    embed_shard,
-    open_source,
-    sample_labelled,
-)
+from scgpt_core.index.corpus import embed_reference, embed_shard
 from scgpt_core.index.query import map_dataset, score_mapping
+from scgpt_core.index.sources import CorpusCells, DatasetCells, open_source, sample_labelled
 from scgpt_core.keys import SOMA_JOINID, SPECIAL_TOKENS
 from scgpt_core.model import ScGPT
 from scgpt_core.runs import read_json
@@ -186,6 +182,46 @@ def test_a_data_set_of_your_own_is_a_reference(
         DatasetCells(dataset, Vocabulary(["ACTB", *SPECIAL_TOKENS]), min_matched=0.5)
 
 
+@pytest.fixture
+def prepare_own(resources: Path, tmp_path: Path) -> Any:
+    def prepared(name: str, **changes: Any) -> Path:
+        cells = ad.read_h5ad(resources / "cells/pbmc3k_160_balanced.h5ad")[:20].copy()
+        cells.obs["sample"] = np.array(["a", "b"])[np.arange(20) % 2]
+        cells.obs["dataset_id"] = "collection"
+        cells.write_h5ad(tmp_path / "source.h5ad")
+        row = DatasetRow(dataset=name, path="source.h5ad", label_key="cell_type", **changes)
+        source, output = tmp_path / row.path, tmp_path / f"{name}.h5ad"
+        prepare_dataset(row, source, output, cell_types=resources / "cell_types.tsv")
+        return output
+
+    return prepared
+
+
+def test_equal_batches_of_two_references_are_two_data_sets(
+    prepare_own: Any, corpus_folder: Path
+) -> None:
+    vocab = Vocabulary.load(corpus_folder / "vocab.json")
+    for name in ("one", "two"):
+        cells = DatasetCells(prepare_own(name, batch_key="sample"), vocab)
+        assert cells.column("dataset_id").to_pylist() == 10 * [f"{name}/a", f"{name}/b"]
+    cells = DatasetCells(prepare_own("three"), vocab)
+    assert set(cells.column("dataset_id").to_pylist()) == {"three"}
+    with pytest.raises(ValueError, match="no obs column 'colour'; it has: dataset_id, label"):
+        cells.column("colour")
+
+
+def test_a_data_set_may_say_itself_of_which_data_sets_it_is(
+    prepare_own: Any, model_folder: Path, tmp_path: Path
+) -> None:
+    own = prepare_own("own", batch_key="sample", obs_columns=("dataset_id",))
+    embed_reference(own, model_folder, tmp_path / "shard_0.arrow", settings=EMBED, seed=0)
+    embeddings = Embeddings([tmp_path / "shard_0.arrow"])
+    assert embeddings.origin["precision"] == "float32"
+    (obs,) = embeddings.obs()
+    assert set(obs["dataset_id"].to_pylist()) == {"collection"}
+    assert obs["batch"].to_pylist() == 10 * ["a", "b"]
+
+
 def test_a_model_of_another_vocabulary_reads_the_same_genes(corpus_folder: Path) -> None:
     corpus = open_corpus(corpus_folder)
     tokens, symbols = corpus.vocab.tokens, corpus.vocab.symbols
@@ -222,6 +258,53 @@ def test_labelled_cells_are_drawn_from_all_sources(corpus_folder: Path) -> None:
     few, few_labels = sample_labelled(twice, "cell_type", n_cells=20, seed=0)
     of_cell = dict(zip(cells.cell_ids, labels, strict=True))
     assert [of_cell[cell] for cell in few.cell_ids] == few_labels.tolist()
+
+
+class ManyCells:
+    """Cells of which most have a label, in a source too large for texts of all of them."""
+
+    def __init__(self, n_cells: int) -> None:
+        self.n_cells = n_cells
+
+    def read(self, rows: np.ndarray) -> Cells:
+        return Cells(np.zeros(len(rows) + 1, np.int64), *[np.array([])] * 2, rows)
+
+    def column(self, name: str) -> pa.DictionaryArray:
+        labels = pa.array(["T cell" + 60 * "-", "unknown", "B cell" + 60 * "-"])
+        codes = np.arange(self.n_cells, dtype=np.int32) % 3
+        return pa.DictionaryArray.from_arrays(pa.array(codes, mask=codes == 2), labels)
+
+
+def test_labels_of_cells_that_are_not_drawn_take_little_memory() -> None:
+    source = ManyCells(10**6)
+    tracemalloc.start()
+    cells, labels = sample_labelled([source, source], "cell_type", n_cells=100, seed=0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20e6  # 264 bytes a text of a cell would be 528 MB
+    assert set(cells.cell_ids % 3) == {0}
+    assert len(set(cells.cell_ids)) > 90
+    assert labels.tolist() == 100 * ["T cell" + 60 * "-"]
+
+
+def test_a_query_is_read_block_by_block(
+    partitions: list[Path], map_cells: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, run = map_cells(partitions[0])
+    read, sizes = DatasetCells.read, []
+
+    def watched(self: DatasetCells, rows: np.ndarray) -> Cells:
+        sizes.append(len(rows))
+        return read(self, rows)
+
+    monkeypatch.setattr(sources, "CHUNK_CELLS", 16)
+    monkeypatch.setattr(DatasetCells, "read", watched)
+    in_blocks, run_in_blocks = map_cells(partitions[0])
+    assert max(sizes) == 16
+    assert sum(sizes) == 3 * len(table)
+    pd.testing.assert_frame_equal(in_blocks, table, rtol=1e-4)
+    for name, scores in run["scores"].items():
+        assert run_in_blocks["scores"][name] == pytest.approx(scores, rel=1e-4)
 
 
 def test_another_model_is_refused(
