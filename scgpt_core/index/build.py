@@ -33,13 +33,12 @@ from scgpt_core.index.neighbours import (
     search_exactly,
     share_found,
 )
-from scgpt_core.index.reference import FILES
+from scgpt_core.index.reference import FILES, SCHEMA, read_manifest
 from scgpt_core.index.sample import Sample, write_sample
-from scgpt_core.runs import digest, environment, read_json, sha256, whole, write_json
+from scgpt_core.runs import digest, environment, sha256, whole, write_json
 
 logger = logging.getLogger(__name__)
 
-_SCHEMA: Final = 1
 _RECALL_AT: Final = (1, 10, 50)
 
 
@@ -93,7 +92,7 @@ def build_index(
     embeddings = Embeddings(embedding_files)
     faiss.omp_set_num_threads(threads)
     bases = [Path(base) for base in [*indexed, *([like] if like else [])]]
-    manifests = [read_json(base / "manifest.json") for base in bases]
+    manifests = [read_manifest(base) for base in bases]
     description = (
         manifests[0]["description"]
         if manifests
@@ -118,21 +117,14 @@ def build_index(
     _require_recall(measures["recall@10"], description, settings)
     _write(folder, index, embeddings, sample)
     manifest = {
-        "schema": _SCHEMA,
-        **embeddings.origin,
+        **_describe(folder, index, embeddings),
         "description": description,
-        "trained": _trained(index),
         "nprobe": settings.nprobe,
         "seed": seed,
-        "n_cells": embeddings.n_cells,
-        "width": embeddings.width,
         "sample_cells": len(sample.rows_S),
         "recall_queries": len(queries.rows_S),
         "threads": threads,
         **measures,
-        "bytes_per_cell": (folder / FILES[0]).stat().st_size / embeddings.n_cells,
-        "sha256": {name: sha256(folder / name) for name in FILES},
-        "environment": environment(),
     }
     write_json(folder / "manifest.json", manifest)
     if state is not None:
@@ -165,6 +157,20 @@ def _train(
         logger.info("%s: training on %d cells of %d", description, len(rows_N), embeddings.n_cells)
         train_index(index, embeddings.rows(rows_N), seed=seed, threads=threads)
     return index
+
+
+def _describe(folder: Path, index: Any, embeddings: Embeddings) -> dict[str, Any]:
+    """Describe written files and what they are made of; takes the cells out of the index."""
+    return {
+        "schema": SCHEMA,
+        **embeddings.origin,
+        "n_cells": embeddings.n_cells,
+        "width": embeddings.width,
+        "bytes_per_cell": (folder / FILES[0]).stat().st_size / embeddings.n_cells,
+        "sha256": {name: sha256(folder / name) for name in FILES},
+        "trained": _trained(index),
+        "environment": environment(),
+    }
 
 
 def _trained(index: Any) -> str:

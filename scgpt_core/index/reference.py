@@ -23,6 +23,8 @@ Contents = TypeVar("Contents")
 
 FILES: Final = ("index.faiss", "labels.arrow", "sample.arrow")
 """What `manifest.json` seals."""
+SCHEMA: Final = 1
+"""Version of what a manifest says and of how its files are laid out."""
 
 
 class Reference(NamedTuple):
@@ -99,10 +101,11 @@ def open_index(
     Raises
     ------
     ValueError
-        Where a file is missing, cut off, or not the one that the manifest was written for.
+        Where a file is missing, cut off, or not the one that the manifest was written for, or the
+        reference is of another format.
     """
     folder = Path(folder)
-    manifest = read_json(folder / "manifest.json")
+    manifest = read_manifest(folder)
     for name in FILES:
         _check_file(folder / name, manifest["sha256"][name] if verify else None)
     faiss.omp_set_num_threads(threads)
@@ -117,6 +120,28 @@ def open_index(
         )
         raise ValueError(message)
     return Reference(index, labels, sample, manifest)
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """Read what `build_index` says of a reference.
+
+    Raises
+    ------
+    ValueError
+        Where there is no manifest, or it is of another format than `SCHEMA`.
+    """
+    path = Path(folder) / "manifest.json"
+    if not path.is_file():
+        message = f"{path} does not exist: {folder} is no finished index. Run build_index"
+        raise ValueError(message)
+    manifest = read_json(path)
+    if manifest.get("schema") != SCHEMA:
+        message = (
+            f"{path} is of format {manifest.get('schema')}, where {SCHEMA} is read: run "
+            "build_index again, or open it with the version that it names under environment"
+        )
+        raise ValueError(message)
+    return manifest
 
 
 def _check_file(path: Path, expected: str | None) -> None:
@@ -134,6 +159,6 @@ def _check_file(path: Path, expected: str | None) -> None:
 def _read(path: Path, read: Callable[[Path], Contents]) -> Contents:
     try:
         return read(path)
-    except (RuntimeError, pa.ArrowInvalid) as error:
+    except (OSError, RuntimeError, pa.ArrowInvalid) as error:
         message = f"{path} is cut off or damaged ({error}): run build_index again"
         raise ValueError(message) from error

@@ -14,7 +14,7 @@ from scgpt_core.config import IndexSettings
 from scgpt_core.index import Embeddings, build_index, open_index, write_embeddings
 from scgpt_core.index import build as build_module
 from scgpt_core.index.description import choose_description
-from scgpt_core.runs import read_json, sha256
+from scgpt_core.runs import read_json, sha256, write_json
 
 COMPRESSED = IndexSettings(description="OPQ8_16,IVF8_HNSW8,PQ8x4fsr", nprobe=4, sample_cells=100)
 
@@ -24,6 +24,7 @@ def test_embeddings_come_back_in_order(shards: list[Path]) -> None:
     assert (embeddings.n_cells, embeddings.width) == (450, WIDTH)
     assert embeddings.origin == {
         "model": ORIGIN["model"],
+        "precision": "float32",
         "settings": ORIGIN["settings"],
         "corpora": {ORIGIN["corpus"]: 450},
     }
@@ -136,6 +137,48 @@ def test_an_interrupted_build_resumes_to_the_same_index(
         assert sha256(tmp_path / "at once" / name) == sha256(tmp_path / "resumed" / name)
 
 
+def test_a_killed_build_takes_no_vectors_of_another_precision(
+    shards: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(build_module, "SCAN_CELLS", 100)
+    monkeypatch.setattr(build_module.logger, "handlers", [CtrlC("300 of 450 cells added")])
+    build = {"settings": IndexSettings(sample_cells=50), "save_seconds": 0}
+    with caplog.at_level(logging.INFO), pytest.raises(KeyboardInterrupt):
+        build_index(shards, tmp_path / "killed", state_folder=tmp_path / "state", **build)
+    monkeypatch.setattr(build_module.logger, "handlers", [])
+    again = [write_shard(tmp_path, i, noise=0.01, precision="bfloat16") for i in range(3)]
+    build_index(again, tmp_path / "resumed", state_folder=tmp_path / "state", **build)
+    build_index(again, tmp_path / "at once", **build)
+    for name in ("index.faiss", "sample.arrow"):
+        assert sha256(tmp_path / "at once" / name) == sha256(tmp_path / "resumed" / name)
+
+
+def test_embeddings_of_two_precisions_are_refused(shards: list[Path], tmp_path: Path) -> None:
+    other = write_shard(tmp_path, 7, corpus="own", precision="bfloat16")
+    with pytest.raises(ValueError, match=r"different models or settings.*set embed\.precision"):
+        Embeddings([*shards, other])
+    build_index(shards, tmp_path / "first", settings=IndexSettings(sample_cells=50))
+    with pytest.raises(ValueError, match="is of precision float32, the embeddings of bfloat16"):
+        build_index(
+            [other],
+            tmp_path / "own",
+            settings=IndexSettings(sample_cells=50),
+            like=tmp_path / "first",
+        )
+
+
+def test_the_digest_knows_the_order_of_sources(tmp_path: Path) -> None:
+    a, b = (
+        write_shard(tmp_path / name, 0, corpus=name)
+        for name in ("a", "b")
+        if (tmp_path / name).mkdir() is None
+    )
+    assert Embeddings([a, b]).digest != Embeddings([b, a]).digest
+
+
 def test_threads_change_nothing(shards: list[Path], tmp_path: Path) -> None:
     for threads in (1, 2):
         build_index(shards, tmp_path / f"{threads}", settings=COMPRESSED, threads=threads)
@@ -182,18 +225,39 @@ def test_files_that_do_not_belong_together_are_refused(shards: list[Path], tmp_p
 
 
 @pytest.mark.parametrize("verify", [True, False])
-@pytest.mark.parametrize("name", ["index.faiss", "labels.arrow"])
+@pytest.mark.parametrize("name", ["index.faiss", "labels.arrow", "sample.arrow"])
+@pytest.mark.parametrize("share", [0, 0.5, 0.95])
 def test_a_truncated_file_is_refused(
-    name: str, verify: bool, exact_folder: Path, tmp_path: Path
+    name: str, verify: bool, share: float, exact_folder: Path, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(exact_folder, tmp_path / "cut"))
     whole = (folder / name).read_bytes()
-    (folder / name).write_bytes(whole[: len(whole) // 2])
+    (folder / name).write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(ValueError, match=rf"{name} .* cut off"):
         open_index(folder, verify=verify)
     (folder / name).unlink()
     with pytest.raises(ValueError, match=rf"{name} does not exist: run build_index"):
         open_index(folder)
+
+
+def test_what_is_no_finished_index_of_this_format_is_refused(
+    exact_folder: Path, shards: list[Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(exact_folder, tmp_path / "other"))
+    manifest = read_json(folder / "manifest.json")
+    for schema in (2, None):
+        write_json(folder / "manifest.json", manifest | {"schema": schema})
+        with pytest.raises(ValueError, match=rf"is of format {schema}, where 1 is read: run"):
+            open_index(folder)
+    (folder / "manifest.json").unlink()
+    for use in (
+        lambda: open_index(folder),
+        lambda: build_index(shards, tmp_path / "a", settings=IndexSettings(), like=folder),
+    ):
+        with pytest.raises(
+            ValueError, match=r"manifest\.json does not exist: .* no finished index"
+        ):
+            use()
 
 
 def test_embeddings_of_two_models_are_refused(shards: list[Path], tmp_path: Path) -> None:
