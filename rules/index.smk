@@ -112,7 +112,7 @@ rule update_index:
         "../envs/pipeline.yaml"
     threads: 16
     resources:
-        mem_mb=get_mem_mb(1800),
+        mem_mb=get_index_mem_mb,
         runtime=get_runtime(720),
     params:
         settings=INDEX_SETTINGS,
@@ -141,7 +141,7 @@ rule merge_indexes:
         "../envs/pipeline.yaml"
     threads: 16
     resources:
-        mem_mb=get_mem_mb(1800),
+        mem_mb=get_index_mem_mb,
         runtime=get_runtime(720),
     params:
         settings=INDEX_SETTINGS,

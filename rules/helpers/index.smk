@@ -63,7 +63,15 @@ def get_parts(wildcards):
     return [file for part in parts for file in get_index_files(part, wildcards.model)]
 
 
+def get_size_mb(files):
+    """Size of files; unknown to Snakemake, which asks again, until they are there."""
+    return sum(Path(file).stat().st_size for file in files) / 1e6
+
+
 def get_index_mem_mb(wildcards, input, attempt):
-    """Memory for an index of so many shards: 6 GB were measured for 33 M cells."""
-    cells = len(input.embeddings) * CFG.census.partition_cells
-    return attempt * round(1000 + cells / 5000)
+    """Memory for an index: a tenth of the embeddings, and twice the indexes that it begins with."""
+    # Before the query of a corpus its embeddings are one name that stands for those to come.
+    embeddings = [file for file in input if "/embeddings/" in file]
+    begun = [file for file in input if file.endswith("index.faiss")]
+    added_mb = get_size_mb(embeddings) / 10  # 8 GB for 33 M cells of width 512
+    return attempt * round(1000 + added_mb + 2 * get_size_mb(begun))
