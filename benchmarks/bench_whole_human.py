@@ -36,6 +36,8 @@ SUBMISSION_S = 60
 """From a job's being ready to its start, and from its end to its being noticed."""
 NODE_LOSS = 0.9
 """Speed of a GPU among several nodes, of what it has on one."""
+INDEX_BYTES = 932e6 / 33e6
+"""A cell, its code and id: `bench-index` measured 932 MB for 33 million cells."""
 GPU_FLOPS = 989e12 / 3
 LEG_S, MARGIN_S = 24 * 3600, 300 + 120 + 60
 """Time limit of a training job, and what is lost at its end: margin, requeue, start."""
@@ -199,8 +201,8 @@ def storage(measured: Measured, parameters: int) -> dict[str, float]:
         "partitions": values * measured.partition_bytes / 1e12,
         "shards": values * measured.shard_bytes / 1e12,
         "checkpoints": 2 * 3 * 4 * parameters / 1e12,  # two, of weights and both moments
-        "embeddings": CELLS * (2 * width + 8) / 1e12,  # float16, and the cell's id
-        "index": CELLS * 24 / 1e12,  # 802 MB were measured for 33 M cells
+        "embeddings": CELLS * (4 * width + 8) / 1e12,  # float32, and the cell's id
+        "index": CELLS * INDEX_BYTES / 1e12,
     }
 
 

@@ -46,3 +46,10 @@ def test_whole_human_has_its_partitions_and_trains_faster_on_more_gpus() -> None
     assert hours[0] > 33e6 * 6 * 1e-3 / 3600
     assert hours[0] / hours[1] == pytest.approx(8, rel=0.02)
     assert hours[1] / hours[2] == pytest.approx(4 * bench.NODE_LOSS, rel=0.02)
+
+
+def test_storage_is_that_of_the_formats_that_are_written() -> None:
+    terabytes = bench.storage(Measured({}, 1.0, 1.0), parameters=10**6)
+    a_cell = 4 * 512 + 8  # float32, as `write_embeddings` has it, and an int64
+    assert terabytes["embeddings"] == pytest.approx(33e6 * a_cell / 1e12)
+    assert terabytes["index"] == pytest.approx(932e-6)  # as README tells of bench-index
