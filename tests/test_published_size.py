@@ -1,0 +1,41 @@
+"""A run at the published size takes nothing of what suits the small model of the demo."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from snakemake.utils import update_config
+
+from scgpt_core.config import Config, IntegrationSettings, PretrainSettings, load_config
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def published_size() -> Config:
+    config: dict[str, Any] = {}
+    for name in ("config", "census_blood"):
+        update_config(config, yaml.safe_load((ROOT / f"config/{name}.yaml").read_text()))
+    return load_config(config, ROOT)[0]
+
+
+def test_all_that_runs_the_model_takes_a_gpu(published_size: Config) -> None:
+    fitted = ("pretrain", "integration", "annotation", "multiomics", "perturbation")
+    devices = {name: getattr(published_size, name).trainer.device for name in fitted}
+    for name in ("embed", "generation", "networks"):
+        devices[name] = getattr(published_size, name).device
+    assert set(devices.values()) == {"cuda"}, devices
+
+
+def test_pretraining_and_integration_are_as_published(published_size: Config) -> None:
+    for found, published in (
+        (published_size.pretrain, PretrainSettings()),
+        (published_size.integration, IntegrationSettings()),
+    ):
+        changed = {
+            name
+            for name in type(published).model_fields
+            if getattr(found, name) != getattr(published, name)
+        }
+        assert changed <= {"architecture", "trainer", "evaluate_steps", "evaluate_cells"}
