@@ -50,15 +50,9 @@ from numpy.typing import NDArray
 
 from benchmarks.harness import measure, report
 from scgpt_core.config import IndexSettings
-from scgpt_core.index.description import (
-    EXACT_BELOW,
-    choose_description,
-    make_index,
-    n_train_cells,
-    set_nprobe,
-    train_index,
-)
-from scgpt_core.index.neighbours import share_found
+from scgpt_core.index.build import add_cells, train_on
+from scgpt_core.index.description import EXACT_BELOW, choose_description, set_nprobe
+from scgpt_core.index.neighbours import search, search_exactly, share_found
 from scgpt_core.runs import peak_memory_mb, start_logging, whole
 
 N_CELLS = int(os.environ.get("N", "33_000_000"))
@@ -148,38 +142,49 @@ class Mixture:
         """Embeddings (N, D) of latent vectors."""
         return z_NL @ self.basis_LD
 
-    def chunks(self, n_cells: int) -> Iterator[FloatArray]:
-        """Yield the latent vectors of the first cells; each chunk has cells of all types."""
-        for first in range(0, n_cells, CHUNK):
-            yield self.draw(first // CHUNK, min(CHUNK, n_cells - first))
+
+@dataclass
+class Latents:
+    """Latent vectors of all cells, drawn as they are asked for: what the project takes for rows."""
+
+    mixture: Mixture
+    n_cells: int = N_CELLS
+    width: int = N_LATENT
+
+    def chunks(self, cells: int, *, first: int = 0) -> Iterator[tuple[int, FloatArray]]:
+        """Yield first row and rows of each chunk; every chunk has cells of all types."""
+        assert first % CHUNK == 0, f"chunks begin at multiples of {CHUNK}, whatever {cells} says"
+        for start in range(first, self.n_cells, CHUNK):
+            yield start, self.draw(start)
+
+    def rows(self, rows_N: NDArray[np.int64]) -> FloatArray:
+        """Give these rows, which ascend."""
+        chunks = np.split(rows_N, np.flatnonzero(np.diff(rows_N // CHUNK)) + 1)
+        return np.concatenate([self.draw(part[0])[part % CHUNK] for part in chunks])
+
+    def draw(self, start: int) -> FloatArray:
+        """Draw the chunk that begins with this row, or has it."""
+        chunk = int(start) // CHUNK
+        return self.mixture.draw(chunk, min(CHUNK, self.n_cells - chunk * CHUNK))
+
+
+@dataclass
+class Cells(Latents):
+    """Their embeddings."""
+
+    width: int = WIDTH
+
+    def draw(self, start: int) -> FloatArray:
+        """Draw the chunk that begins with this row, or has it."""
+        return self.mixture.embed(super().draw(start))
 
 
 def build(description: str, cells: Mixture) -> Any:
-    """Train an index on some of the cells and add all of them."""
-    index = make_index(description, WIDTH)
-    n_train = n_train_cells(index, N_CELLS)
-    train_ND = cells.embed(np.concatenate([*cells.chunks(n_train)]))
-    train_index(index, train_ND, seed=0, threads=THREADS)
-    log.info("%s: trained on %d cells", description, n_train)
-    for z_BL in cells.chunks(N_CELLS):
-        index.add(cells.embed(z_BL))
-        if index.ntotal % (20 * CHUNK) == 0:
-            log.info("%s: %d of %d cells", description, index.ntotal, N_CELLS)
+    """Train an index on some of the cells and add all of them, as `build_index` does."""
+    drawn = Cells(cells)
+    index = train_on(description, drawn, np.arange(N_CELLS), seed=0, threads=THREADS)
+    add_cells(index, drawn)
     return index
-
-
-def find_exactly(cells: Mixture, query_QL: FloatArray) -> NDArray[np.int64]:
-    """Rows of the cells nearest to each query, by comparing it with all of them."""
-    best_similarity_QK = np.full((len(query_QL), 0), -np.inf, np.float32)
-    best_row_QK = np.full((len(query_QL), 0), -1)
-    for chunk, z_BL in enumerate(cells.chunks(N_CELLS)):
-        similarity_QK, row_QK = faiss.knn(query_QL, z_BL, K, metric=faiss.METRIC_INNER_PRODUCT)
-        similarity_QK = np.hstack([best_similarity_QK, similarity_QK])
-        row_QK = np.hstack([best_row_QK, row_QK + chunk * CHUNK])
-        nearest_QK = np.argsort(-similarity_QK, axis=1, kind="stable")[:, :K]
-        best_similarity_QK = np.take_along_axis(similarity_QK, nearest_QK, axis=1)
-        best_row_QK = np.take_along_axis(row_QK, nearest_QK, axis=1)
-    return best_row_QK
 
 
 def file_of(description: str) -> Path:
@@ -192,7 +197,7 @@ def resident_mb(path: Path, query_QD: FloatArray) -> float:
     process = psutil.Process()
     before = process.memory_info().rss
     index = faiss.read_index(str(path))
-    index.search(query_QD, K)
+    search(index, query_QD, K)
     return float(process.memory_info().rss - before) / 1e6
 
 
@@ -206,7 +211,8 @@ def main() -> None:
     notes: dict[str, Any] = {"cells": N_CELLS, "threads": THREADS}
     exact_file = FOLDER / "exact.npy"
     if not exact_file.exists():
-        exact_QK = find_exactly(cells, query_QL[:N_EXACT])
+        # Latent vectors have the cosines of the embeddings, and a quarter of their width.
+        exact_QK = search_exactly(Latents(cells), query_QL[:N_EXACT], K).rows_QK
         with whole(exact_file) as temporary:
             np.save(temporary, exact_QK)
     exact_QK = np.load(exact_file)
@@ -221,7 +227,7 @@ def main() -> None:
             memory = pool.apply(resident_mb, (path, query_QD[:N_EXACT]))
         indexes[name] = faiss.read_index(str(path))
         set_nprobe(indexes[name], contender.nprobe)
-        found_QK = indexes[name].search(query_QD[:N_EXACT], K)[1]
+        found_QK = search(indexes[name], query_QD[:N_EXACT], K).rows_QK
         n_bytes = path.stat().st_size
         notes[name] = {
             **contender._asdict(),
@@ -232,11 +238,11 @@ def main() -> None:
         }
         log.info("%s: %s", name, notes[name])
 
-    def search(name: str) -> float:
-        indexes[name].search(query_QD, K)
+    def search_all(name: str) -> float:
+        search(indexes[name], query_QD, K)
         return N_QUERIES
 
-    runs = measure({name: partial(search, name) for name in indexes})
+    runs = measure({name: partial(search_all, name) for name in indexes})
     for name, rates in runs.items():
         notes[name]["seconds"] = round(N_QUERIES / statistics.median(rates), 3)
     report("index", unit="queries/s", runs=runs, baseline="published", notes=notes)

@@ -23,7 +23,7 @@ from scgpt_core.index.description import (
     set_nprobe,
     train_index,
 )
-from scgpt_core.index.embeddings import Embeddings
+from scgpt_core.index.embeddings import Embeddings, Rows
 from scgpt_core.index.labels import write_labels
 from scgpt_core.index.merge import empty_like, merge_references
 from scgpt_core.index.neighbours import (
@@ -103,13 +103,13 @@ def build_index(
 
     sample, queries, train_N = _draw(embeddings, settings, seed)
     index = _open_state(state)
-    if index is None and indexed:
-        index = merge_references(indexed, embeddings)
-    elif index is None and like:
-        index = empty_like(like, embeddings)
+    if index is None and bases:
+        index = (
+            merge_references(indexed, embeddings) if indexed else empty_like(bases[0], embeddings)
+        )
     elif index is None:
-        index = _train(description, embeddings, train_N, seed=seed, threads=threads)
-    _add(index, embeddings, state, save_seconds=save_seconds)
+        index = train_on(description, embeddings, train_N, seed=seed, threads=threads)
+    add_cells(index, embeddings, state, save_seconds=save_seconds)
     set_nprobe(index, settings.nprobe)
 
     measures = _measure(index, embeddings, queries)
@@ -142,15 +142,22 @@ def _require_recall(recall: float, description: str, settings: IndexSettings) ->
         raise ValueError(message)
 
 
-def _train(
-    description: str,
-    embeddings: Embeddings,
-    order_N: NDArray[np.int64],
-    *,
-    seed: int,
-    threads: int,
+def train_on(
+    description: str, embeddings: Rows, order_N: NDArray[np.int64], *, seed: int, threads: int
 ) -> Any:
-    """Empty index, trained on the first rows of an order."""
+    """Make an empty index, trained on the first rows of an order.
+
+    Parameters
+    ----------
+    description
+        As `choose_description` gives it.
+    embeddings
+        Of all cells.
+    order_N
+        (N,), rows; of the first ones, as many as the index asks for are trained on.
+    seed, threads
+        As in `build_index`.
+    """
     index = make_index(description, embeddings.width)
     rows_N = np.sort(order_N[: n_train_cells(index, embeddings.n_cells)])
     if len(rows_N):
@@ -211,8 +218,22 @@ def _open_state(state: Path | None) -> Any:
     return index
 
 
-def _add(index: Any, embeddings: Embeddings, state: Path | None, *, save_seconds: float) -> None:
-    """Add all cells that the index does not hold yet."""
+def add_cells(
+    index: Any, embeddings: Rows, state: Path | None = None, *, save_seconds: float = 600
+) -> None:
+    """Add all cells that an index does not hold yet.
+
+    Parameters
+    ----------
+    index
+        Trained.
+    embeddings
+        Of all cells, those that it holds first.
+    state
+        File in which it is kept meanwhile; none where left out.
+    save_seconds
+        Seconds between two states.
+    """
     start = saved = time.monotonic()
     had = index.ntotal
     for first, emb_BD in embeddings.chunks(SCAN_CELLS, first=had):

@@ -12,7 +12,7 @@ Shapes: N cells, D width.
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -99,6 +99,19 @@ def _encode(column: pa.ChunkedArray) -> pa.Array:
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return column.cast(pa.string()).combine_chunks().dictionary_encode()
     return column.combine_chunks()
+
+
+class Rows(Protocol):
+    """Unit rows that are read part by part: `Embeddings`, or cells that are drawn."""
+
+    width: int
+    n_cells: int
+
+    def chunks(self, cells: int, *, first: int = 0) -> Iterator[tuple[int, FloatArray]]:
+        """Yield first row and rows of one chunk after another: see `Embeddings.chunks`."""
+
+    def rows(self, rows_N: NDArray[np.int64]) -> FloatArray:
+        """Give these rows, (N, D); they ascend."""
 
 
 class Embeddings:

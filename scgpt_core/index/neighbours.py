@@ -9,7 +9,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from scgpt_core.index.embeddings import Embeddings, FloatArray
+from scgpt_core.index.embeddings import FloatArray, Rows
 
 SCAN_CELLS: Final = 65_536
 """Cells whose embeddings are in memory at once, about."""
@@ -79,7 +79,7 @@ def share_found(found_QK: NDArray[np.int64], exact_QK: NDArray[np.int64]) -> flo
     return float(hit_QK.mean())
 
 
-def search_exactly(embeddings: Embeddings, query_QD: FloatArray, k: int) -> Neighbours:
+def search_exactly(embeddings: Rows, query_QD: FloatArray, k: int) -> Neighbours:
     """Give the cells nearest by inner product with every one, the embeddings read once."""
     best = Neighbours(
         np.full((len(query_QD), 0), -1, np.int64), np.zeros((len(query_QD), 0), np.float32)
