@@ -10,7 +10,8 @@ import json
 import logging
 import pickle
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from scgpt_core.model.attention import BackendName
 from scgpt_core.model.weights import LoadReport, load_weights
 from scgpt_core.published import UNUSED, read_config, to_ours, to_published, write_args
 from scgpt_core.runs import environment, read_json, sha256, whole, write_json
+from scgpt_core.train.journal import METRICS
 
 WEIGHTS, CONFIG, VOCAB = "model.safetensors", "config.json", "vocab.json"
 TRAINING, CARD = "training.json", "README.md"
@@ -35,6 +37,8 @@ PUBLISHED_WEIGHTS, PUBLISHED_ARGS = "best_model.pt", "args.json"
 TOKENS = "tokens.json"
 """In exported folders: the vocabulary of a model whose tokens are not symbols."""
 _TABLE = "gene_embedding.table.weight"
+_OTHERS = {METRICS, ".snakemake_timestamp"}
+"""What a run of the pipeline leaves beside the files of a model."""
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +88,8 @@ def load_checkpoint(
         message = f"{weights_file} is damaged ({error}): get it again"
         raise ValueError(message) from error
     report = load_weights(model, weights)
+    training = folder / TRAINING
+    model.provenance = read_json(training) if training.is_file() else None
     return _finish(folder, model, vocab, report, device)
 
 
@@ -112,6 +118,7 @@ def import_published(
     config = read_config(args, weights, pad_id=vocab.pad_id, cls_id=vocab.cls_id)
     model = ScGPT(config, attention)
     report = load_weights(model, weights, optional=UNUSED)
+    model.provenance = {"source": f"imported from the published checkpoint {folder.name}"}
     return _finish(folder, model, vocab, report, device)
 
 
@@ -164,18 +171,25 @@ def adapt_model(
 def save_checkpoint(
     folder: str | Path, model: ScGPT, vocab: Vocabulary, training: Mapping[str, Any]
 ) -> None:
-    """Write a model folder, whole or not at all.
+    """Write a model folder, whole or not at all; a model that was there is replaced.
 
     Parameters
     ----------
     training
         What `training.json` and the model card tell of how the weights came about; versions and
-        commit are added.
+        commit are added, unless it is the record of these very weights.
+
+    Raises
+    ------
+    ValueError
+        Where the folder holds other files than those of a model.
     """
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in _state(model).items()}
-    training = {**training, "digest": model_digest(model, vocab), **environment()}
-    with whole(folder) as temporary:
-        temporary.mkdir()
+    digest = model_digest(model, vocab)
+    if (before := training.get("digest")) != digest:
+        origin = {} if before is None else {"changed_from": before}
+        training = {**training, **origin, "digest": digest, **environment()}
+    with _new_folder(folder, {WEIGHTS, CONFIG, VOCAB, TRAINING, CARD}) as temporary:
         save_file(weights, temporary / WEIGHTS, metadata={"format": "pt"})
         write_json(temporary / CONFIG, model.config.model_dump(mode="json"))
         vocab.save(temporary / VOCAB)
@@ -188,7 +202,7 @@ def import_model(source: str | Path, folder: str | Path) -> None:
     ckpt = import_published(source, device="cpu")
     files = {path.name: sha256(path) for path in sorted(Path(source).iterdir()) if path.is_file()}
     training = {
-        "source": f"imported from the published checkpoint {Path(source).name}",
+        **(ckpt.model.provenance or {}),
         "source_sha256": files,
         "load_report": str(ckpt.report),
     }
@@ -206,13 +220,20 @@ def export_published(ckpt: Checkpoint, folder: str | Path, *, flash: bool = Fals
     Raises
     ------
     ValueError
-        Where the model has conditions, which that format cannot hold.
+        Where the model has conditions or a perturbation context, which that format cannot hold, or
+        the folder holds other files than those of a published model.
     """
     vocab = ckpt.vocab
     if ckpt.config.conditions:
         message = (
             "the published code knows no conditions, and this model was pretrained with those of "
             f"{', '.join(ckpt.config.conditions[:5])}...: it cannot be written in that format"
+        )
+        raise ValueError(message)
+    if ckpt.config.perturbation_context:
+        message = (
+            "the published code knows no perturbation context, and this model was fine-tuned with "
+            "one: it cannot be written in that format"
         )
         raise ValueError(message)
     # The published vocabulary is one of symbols; a symbol of several genes cannot stand for any.
@@ -222,8 +243,8 @@ def export_published(ckpt: Checkpoint, folder: str | Path, *, flash: bool = Fals
         to_published(name, flash=flash): tensor.detach().cpu().clone()
         for name, tensor in _state(ckpt.model).items()
     }
-    with whole(folder) as temporary:
-        temporary.mkdir()
+    names_of_files = {PUBLISHED_WEIGHTS, PUBLISHED_ARGS, VOCAB, TOKENS}
+    with _new_folder(folder, names_of_files) as temporary:
         torch.save(weights, temporary / PUBLISHED_WEIGHTS)
         write_json(temporary / PUBLISHED_ARGS, write_args(ckpt.config))
         write_json(temporary / VOCAB, {name: id_ for id_, name in enumerate(names)})
@@ -280,6 +301,24 @@ def _state(model: ScGPT) -> dict[str, Tensor]:
     return state
 
 
+@contextmanager
+def _new_folder(folder: str | Path, names: Collection[str]) -> Iterator[Path]:
+    """Yield a folder to fill, as `whole`; ValueError where the one it replaces has other files."""
+    folder = Path(folder)
+    found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    foreign = sorted(found - {*names, *_OTHERS})
+    if foreign:
+        more = ", ..." if len(foreign) > 5 else ""
+        message = (
+            f"{folder} holds {', '.join(foreign[:5])}{more}, which a model written there would "
+            "delete: name a new folder, or move them away"
+        )
+        raise ValueError(message)
+    with whole(folder) as temporary:
+        temporary.mkdir()
+        yield temporary
+
+
 def _find(folder: Path, name: str) -> Path:
     path = folder / name
     if not path.is_file():
@@ -319,6 +358,6 @@ def _finish(
             f"{of_model} in the model: they do not belong together"
         )
         raise ValueError(message)
-    model.vocab = vocab
+    model.vocab, model.load_report = vocab, report
     digest = model_digest(model, vocab)
     return Checkpoint(model.to(resolve_device(device)).eval(), vocab, config, report, digest)

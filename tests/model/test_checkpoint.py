@@ -298,6 +298,81 @@ def test_hugging_face_manner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert isinstance(model, hub.ModelHubMixin)
 
 
+def test_a_model_saved_again_keeps_the_record_of_its_training(
+    vocab: Vocabulary, tmp_path: Path
+) -> None:
+    pytest.importorskip("huggingface_hub")
+    save_checkpoint(tmp_path / "model", build(vocab), vocab, {"classes": ["B cell"]})
+    model = ScGPT.from_pretrained(tmp_path / "model")
+    assert set(model.load_report.matched) == set(model.state_dict())
+    model.save_pretrained(tmp_path / "again")
+    first, again = (read_json(tmp_path / name / "training.json") for name in ("model", "again"))
+    assert again == first
+    with torch.no_grad():
+        model.get_parameter("gene_embedding.table.weight").mul_(2)
+    model.save_pretrained(tmp_path / "changed")
+    changed = read_json(tmp_path / "changed/training.json")
+    assert changed["classes"] == ["B cell"]
+    assert changed["changed_from"] == first["digest"] != changed["digest"]
+    ScGPT.from_pretrained(OFFICIAL).save_pretrained(tmp_path / "published")
+    assert OFFICIAL.name in read_json(tmp_path / "published/training.json")["source"]
+
+
+def test_a_folder_keeps_its_other_files(vocab: Vocabulary, tmp_path: Path) -> None:
+    pytest.importorskip("huggingface_hub")
+    model = build(vocab)
+    model.vocab = vocab
+    (tmp_path / "thesis.txt").write_text("years of work")
+    for _ in range(2):
+        model.save_pretrained(tmp_path)
+        assert (tmp_path / "thesis.txt").read_text() == "years of work"
+        assert {path.name for path in tmp_path.iterdir()} == {
+            "thesis.txt", "model.safetensors", "config.json", "vocab.json", "training.json",
+            "README.md",
+        }  # fmt: skip
+    ckpt = load_checkpoint(tmp_path, device="cpu")
+    assert_equal_models(ckpt.model, model)
+    said = r"holds .*thesis\.txt.* would delete"
+    with pytest.raises(ValueError, match=said):
+        save_checkpoint(tmp_path, model, vocab, {})
+    with pytest.raises(ValueError, match=said):
+        export_published(ckpt, tmp_path)
+    assert (tmp_path / "thesis.txt").exists()
+    for _ in range(2):  # a model of the same format is replaced
+        save_checkpoint(tmp_path / "own", model, vocab, {})
+        export_published(ckpt, tmp_path / "published")
+
+
+def test_a_model_is_not_saved_where_another_would_be_read(
+    vocab: Vocabulary, tmp_path: Path
+) -> None:
+    pytest.importorskip("huggingface_hub")
+    model = build(vocab)
+    model.vocab = vocab
+    folder = copy_official(tmp_path / "published")
+    with pytest.raises(ValueError, match="holds a model in the published format"):
+        model.save_pretrained(folder)
+    assert not (folder / "model.safetensors").exists()
+
+
+def test_unknown_options_of_from_pretrained_are_refused() -> None:
+    pytest.importorskip("huggingface_hub")
+    with pytest.raises(ValueError, match="from_pretrained knows no devise: it takes device"):
+        ScGPT.from_pretrained(OFFICIAL, devise="cpu")
+    assert ScGPT.from_pretrained(OFFICIAL, revision="main", local_files_only=True).vocab
+
+
+def test_a_perturbation_context_is_not_lost_in_the_published_format(
+    vocab: Vocabulary, tmp_path: Path
+) -> None:
+    model = build(vocab, perturbation_flags=3, perturbation_context=True, gepc=None)
+    save_checkpoint(tmp_path / "model", model, vocab, {})
+    ckpt = load_checkpoint(tmp_path / "model", device="cpu")
+    with pytest.raises(ValueError, match="the published code knows no perturbation context"):
+        export_published(ckpt, tmp_path / "published")
+    assert not (tmp_path / "published").exists()
+
+
 def test_models_load_without_the_hub() -> None:
     code = f"""
 import sys
