@@ -158,7 +158,7 @@ class _Source:
         for first in range(0, self.n_cells, _BLOCK_CELLS):
             rows = self.chosen[first : first + _BLOCK_CELLS]
             block = csr_matrix(counts[rows])
-            check_counts(block, source=str(self.path), first_row=int(rows[0]))
+            check_counts(block, source=str(self.path), rows_N=rows)
             block.eliminate_zeros()
             yield block
 

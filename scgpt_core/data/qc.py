@@ -17,7 +17,9 @@ _BLOCK_CELLS = 4096
 _ROWS_SHOWN = 5
 
 
-def check_counts(counts: Any, *, source: str, first_row: int = 0) -> None:
+def check_counts(
+    counts: Any, *, source: str, first_row: int = 0, rows_N: NDArray[np.int64] | None = None
+) -> None:
     """Stop where values are not raw counts: whole, finite numbers that are not negative.
 
     Parameters
@@ -29,6 +31,8 @@ def check_counts(counts: Any, *, source: str, first_row: int = 0) -> None:
         The file or data set, for the message.
     first_row
         Number of the first row, for the message.
+    rows_N
+        Numbers of all rows, where they do not follow one another; `first_row` is not used then.
 
     Raises
     ------
@@ -42,7 +46,8 @@ def check_counts(counts: Any, *, source: str, first_row: int = 0) -> None:
         faulty = ~np.isfinite(values) | (values < 0) | (values != np.floor(values))
         row_of_value = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
         rows = np.unique(row_of_value[faulty])
-        shown = ", ".join(str(first_row + first + row) for row in rows[:_ROWS_SHOWN])
+        places = first + rows[:_ROWS_SHOWN]
+        shown = ", ".join(map(str, first_row + places if rows_N is None else rows_N[places]))
         more = ", ..." if len(rows) > _ROWS_SHOWN else ""
         message = (
             f"{source}, rows {shown}{more}: {_describe_fault(block, values[faulty], rows)}. "

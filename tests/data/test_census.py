@@ -107,6 +107,26 @@ def test_a_mistake_in_the_table_is_named(
     assert not (tmp_path / "soma").exists()
 
 
+def test_a_fault_is_told_by_its_row_in_the_file_where_few_cells_are_taken(
+    source_table: Path, resources: Path, tmp_path: Path
+) -> None:
+    cells = ad.read_h5ad(source_table.parent / "pbmc_zheng_facs.h5ad")[:20].copy()
+    cells.obs["cell_type"] = ["T", *["B"] * 7, "T", *["B"] * 8, "T", "B", "B"]
+    cells.X = cells.X.astype(np.float32)
+    cells.X.data[cells.X.indptr[17]] = 0.5
+    cells.write_h5ad(tmp_path / "mine.h5ad")
+    row = pd.read_csv(source_table, sep="\t").head(1)
+    row = row.assign(path="mine.h5ad", cells='cell_type == "T"')
+    row.to_csv(tmp_path / "x.tsv", sep="\t", index=False)
+    with pytest.raises(ValueError, match=r"mine\.h5ad, rows 17: values that are not whole"):
+        build_census(
+            tmp_path / "x.tsv",
+            tmp_path / "soma",
+            root=tmp_path,
+            cell_types=resources / "cell_types.tsv",
+        )
+
+
 def test_own_cells_come_from_a_layer_and_counts_are_checked(
     source_table: Path, resources: Path, tmp_path: Path
 ) -> None:
