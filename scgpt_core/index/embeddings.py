@@ -51,7 +51,7 @@ def check_unit_rows(emb_ND: FloatArray, where: str) -> None:
 def write_embeddings(
     path: str | Path, obs: pa.Table, blocks: Iterable[FloatArray], *, origin: Mapping[str, Any]
 ) -> None:
-    """Write the cells of a shard, whole or not at all.
+    """Write the cells of a shard, whole or not at all; none of a shard without cells.
 
     Parameters
     ----------
@@ -69,12 +69,11 @@ def write_embeddings(
     Raises
     ------
     ValueError
-        Where an embedding is not finite or not a unit vector, or there are no cells.
+        Where an embedding is not finite or not a unit vector.
     """
     path = Path(path)
     if not obs.num_rows:
-        message = f"{path}: there are no cells to embed"
-        raise ValueError(message)
+        blocks = [np.empty((0, 1), np.float32)]  # nobody knows the width, and nobody needs it
     obs = pa.table({name: _encode(obs[name]) for name in obs.column_names})
     metadata = {_ORIGIN: json.dumps(dict(origin), sort_keys=True).encode()}
     done, writer = 0, None
@@ -127,7 +126,8 @@ class Embeddings:
     Raises
     ------
     ValueError
-        Where a file is missing or cut off, or files are of different models, precisions or widths.
+        Where a file is missing or cut off, files are of different models, precisions or widths, or
+        none has cells.
     """
 
     def __init__(self, paths: Sequence[str | Path]) -> None:
@@ -143,6 +143,8 @@ class Embeddings:
         for path in self.paths:
             reader = _open(path)
             batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+            if not batches:
+                continue
             origin = json.loads(reader.schema.metadata[_ORIGIN])
             corpus = origin.pop("corpus")
             n_cells = sum(batch.num_rows for batch in batches)
@@ -158,6 +160,9 @@ class Embeddings:
                 raise ValueError(message)
             self._batches += batches
             self._file_of_batch += [path] * len(batches)
+        if not origins:
+            message = f"{self.paths[0]} and all other files have no cells to index"
+            raise ValueError(message)
         self.width: int = origins[0].pop("width")
         self.origin: dict[str, Any] = {**origins[0], "corpora": n_cells_of}
         names = self._batches[0].schema.names

@@ -337,9 +337,23 @@ def test_broken_embeddings_are_not_written(value: float, said: str, tmp_path: Pa
         ValueError, match=rf"1 of 4 embeddings are broken; that of row 2 is.*{said}"
     ):
         write_embeddings(tmp_path / "shard_0.arrow", obs, [emb], origin=ORIGIN)
-    with pytest.raises(ValueError, match="there are no cells to embed"):
-        write_embeddings(tmp_path / "shard_0.arrow", obs[:0], [], origin=ORIGIN)
     assert not list(tmp_path.iterdir())
+
+
+def test_files_without_cells_are_passed_over(shards: list[Path], tmp_path: Path) -> None:
+    obs = pa.ipc.open_file(shards[0]).read_all().drop_columns("X_emb")
+    empty = tmp_path / "shard_0.arrow"
+    write_embeddings(empty, obs[:0], [], origin=ORIGIN)
+    assert pa.ipc.open_file(empty).read_all().column_names == [*obs.column_names, "X_emb"]
+    embeddings = Embeddings([empty, shards[0], empty, *shards[1:], empty])
+    expected = Embeddings(shards)
+    assert embeddings.origin == expected.origin
+    for (first, part), (row, emb) in zip(embeddings.chunks(100), expected.chunks(100), strict=True):
+        assert first == row
+        np.testing.assert_array_equal(part, emb)
+    build_index([empty, *shards], tmp_path / "index", settings=IndexSettings(sample_cells=50))
+    with pytest.raises(ValueError, match="have no cells to index"):
+        Embeddings([empty])
 
 
 def test_what_faiss_cannot_make_is_said(shards: list[Path], tmp_path: Path) -> None:

@@ -19,9 +19,12 @@ from scgpt_core.config import (
     IndexSettings,
     MappingSettings,
     ModelConfig,
+    QCSettings,
 )
 from scgpt_core.data.cells import Cells
-from scgpt_core.data.shards import open_corpus
+from scgpt_core.data.partitions import Partition
+from scgpt_core.data.qc import CleanCells
+from scgpt_core.data.shards import build_shard, open_corpus, seal_shards
 from scgpt_core.data.vocab import Vocabulary
 from scgpt_core.index import Embeddings, build_index, open_index, read_ontology, sources
 from scgpt_core.index.baselines import Prediction, predict_baselines
@@ -220,6 +223,26 @@ def test_a_data_set_may_say_itself_of_which_data_sets_it_is(
     (obs,) = embeddings.obs()
     assert set(obs["dataset_id"].to_pylist()) == {"collection"}
     assert obs["batch"].to_pylist() == 10 * ["a", "b"]
+
+
+def test_a_shard_whose_cells_were_all_dropped_is_passed_over(
+    corpus_folder: Path, model_folder: Path, partitions: list[Path], tmp_path: Path
+) -> None:
+    vocab = Vocabulary.load(corpus_folder / "vocab.json")
+    vocab.save(tmp_path / "vocab.json")
+    shards, files = [], []
+    for number, wanted in enumerate([("none of these",), None]):
+        shards.append(tmp_path / f"shard_{number}.arrow")
+        cells = CleanCells(Partition(partitions[number]), QCSettings(assays=wanted))
+        build_shard(cells, vocab, shards[-1])
+    manifest = seal_shards(
+        shards, tmp_path / "vocab.json", tmp_path / "manifest.json",
+        corpus="tiny", heldout_by="donor_id", heldout_share=0, seed=0,
+    )  # fmt: skip
+    for shard in shards:
+        files.append(tmp_path / "embeddings" / shard.name)
+        embed_shard(shard, model_folder, files[-1], settings=EMBED, seed=3)
+    assert Embeddings(files).n_cells == open_corpus(tmp_path).n_cells == manifest["n_cells"] == 80
 
 
 def test_a_model_of_another_vocabulary_reads_the_same_genes(corpus_folder: Path) -> None:
