@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.resources import as_file, files
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +28,8 @@ How = Literal[
 """How a name was matched, best first; the last three are not matched."""
 HOWS: tuple[How, ...] = How.__args__  # type: ignore[attr-defined]
 MATCHED = HOWS[:5]
+LEAST_MATCHED: Final = 0.5
+"""Share of the counts whose genes must have a token, where no setting says another."""
 
 _ENSEMBL = re.compile(r"(?:.+_)?(ENS[A-Z]*G\d{11})(?:\.\d+)?(?:_PAR_Y)?")
 _UPPER_CASE_ORF = re.compile(r"(C[0-9XY]+)ORF(\d+)")

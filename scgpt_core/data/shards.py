@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from scgpt_core.data.cells import cells_from_csr
 from scgpt_core.data.corpus import Corpus, open_corpus
-from scgpt_core.data.genes import match_genes
+from scgpt_core.data.genes import LEAST_MATCHED, match_genes
 from scgpt_core.data.vocab import Vocabulary
 from scgpt_core.keys import (
     ASSAY,
@@ -69,6 +69,12 @@ def build_shard(cells: "CleanCells", vocab: Vocabulary, output: str | Path) -> d
     -------
     The summary: rows, non-zeros, bytes, SHA-256, QC funnel, cells of each donor, and which share of
     the counts has no token.
+
+    Raises
+    ------
+    ValueError
+        Where the values are no raw counts, or the vocabulary has too few of the genes
+        (`LEAST_MATCHED` of the counts).
     """
     output = Path(output)
     genes = cells.partition.genes
@@ -79,6 +85,9 @@ def build_shard(cells: "CleanCells", vocab: Vocabulary, output: str | Path) -> d
         with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, writer.schema) as file:
             for batch in writer.batches():
                 file.write_batch(batch)
+        if writer.rows:
+            match.require(LEAST_MATCHED, writer.counts_G, source=str(cells.partition.path))
+        all_counts, kept_counts = writer.counts_G.sum(), writer.counts_G[match.matched].sum()
         summary: dict[str, Any] = {
             "rows": writer.rows,
             "nnz": writer.nnz,
@@ -86,7 +95,7 @@ def build_shard(cells: "CleanCells", vocab: Vocabulary, output: str | Path) -> d
             "sha256": sha256(temporary),
             "vocab_digest": vocab.digest,
             "funnel": cells.funnel,
-            "counts_without_token": round(1 - writer.kept_counts / max(writer.all_counts, 1), 6),
+            "counts_without_token": round(1 - float(kept_counts / max(all_counts, 1)), 6),
             "genes_without_token": int((~match.matched).sum()),
             "groups": [[*group, n] for group, n in sorted(writer.groups.items())],
             "origin": cells.partition.origin,
@@ -102,7 +111,7 @@ class _ShardWriter:
     def __init__(self, cells: "CleanCells", vocab: Vocabulary, ids_G: NDArray[np.int32]) -> None:
         self._cells, self._ids_G = cells, ids_G
         self.rows = self.nnz = 0
-        self.all_counts = self.kept_counts = 0.0
+        self.counts_G = np.zeros(len(ids_G))
         self.groups: Counter[tuple[str, str]] = Counter()
         small_counts = cells.max_count is not None and cells.max_count < 1 << 16
         self._gene_type = pa.uint16() if vocab.n_tokens <= 1 << 16 else pa.uint32()
@@ -136,8 +145,7 @@ class _ShardWriter:
             )
             self.rows += len(obs)
             self.nnz += len(tokens.genes)
-            self.all_counts += float(counts.data.sum(dtype=np.float64))
-            self.kept_counts += float(tokens.counts.sum(dtype=np.float64))
+            self.counts_G += np.bincount(counts.indices, counts.data, len(self.counts_G))
             self.groups.update(
                 zip(obs[DATASET_ID].astype(str), obs[DONOR_ID].astype(str), strict=True)
             )

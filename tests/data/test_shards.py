@@ -163,6 +163,16 @@ def test_quality_control_is_in_the_summary(
     assert json.loads((tmp_path / "shard_0.json").read_text()) == summary
 
 
+def test_a_vocabulary_of_other_genes_is_refused(partitions: list[Path], tmp_path: Path) -> None:
+    partition = Partition(partitions[0])
+    counts = np.asarray(ad.read_h5ad(partitions[0]).X.sum(axis=0)).ravel()
+    rarest = partition.genes["feature_id"].to_numpy()[np.argsort(counts)[: len(counts) // 2]]
+    cells = CleanCells(partition, QCSettings())
+    with pytest.raises(ValueError, match=r"partition_0\.h5ad: .* of the counts have a token"):
+        build_shard(cells, Vocabulary([*SPECIAL_TOKENS, *rarest]), tmp_path / "shard_0.arrow")
+    assert not list(tmp_path.iterdir())
+
+
 # ------------------------------------------------------------------------------------------- seal
 
 
