@@ -93,10 +93,23 @@ def test_cells_that_the_model_has_seen_are_told() -> None:
     overlap = {
         "a": {"cells": 1200, "shared": 0, "shared_with": {}},
         "b": {"cells": 160, "shared": 8, "shared_with": {"x": 7, "y": 1}},
+        "c": {"cells": 20, "shared": 0, "shared_with": {}, "unchecked": 15, "datasets": ["c"]},
     }
+    nothing = {"unchecked": 0, "divided_in_corpus": 0, "datasets": []}
+    overlap = {name: nothing | found for name, found in overlap.items()}
     assert findings.say_overlap(overlap, ["a"]) == "The corpus has none of the cells of a."
     said = findings.say_overlap(overlap, ["a", "b"])
     assert said.startswith("The corpus has 8 of the 160 cells of **b** (in x, y): a model that")
+    assert findings.say_overlap(overlap, ["a", "c"]) == (
+        "The corpus has none of the cells of a, c that could be compared. It has data sets of the "
+        "same name: c. It could not be told for 15 of the 20 cells of **c**, which express too few "
+        "of the corpus's genes."
+    )
+    overlap["a"]["divided_in_corpus"] = 1
+    assert findings.say_overlap(overlap, ["a"]) == (
+        "The corpus has none of the cells of a that could be compared. Nothing could be compared "
+        "with 1 cell of the corpus, whose counts were divided by gene lengths."
+    )
 
 
 @pytest.mark.parametrize(

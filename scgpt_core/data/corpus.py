@@ -57,7 +57,8 @@ class Corpus:
 
     def cells(self, rows: NDArray[np.int64] | slice, *, into: Cells | None = None) -> Cells:
         """Cells of these rows, in this order; `into` as in `take_cells`."""
-        rows = np.arange(self.n_cells)[rows]
+        if isinstance(rows, slice):
+            rows = np.arange(*rows.indices(self.n_cells))
         turn = np.argsort(rows, kind="stable")
         if not np.array_equal(turn, np.arange(len(rows))):
             back = np.empty_like(turn)

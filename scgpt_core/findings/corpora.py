@@ -1,6 +1,6 @@
 """What the report says of corpora, and of pretraining on them."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
 
 from scgpt_core.findings.words import compare, plural
@@ -54,22 +54,49 @@ def say_overlap(overlap: Mapping[str, Mapping[str, Any]], datasets: Collection[s
     Parameters
     ----------
     overlap
-        cells, shared and shared_with (cells by data set of the corpus), by the data set's name.
+        What `check_dataset` tells, by the data set's name.
     datasets
         Which of them.
     """
+    asked = {name: overlap[name] for name in datasets}
     seen = [
         f"{found['shared']:,} of the {plural(found['cells'], 'cell')} of **{name}** "
         f"(in {', '.join(found['shared_with'])})"
-        for name, found in ((name, overlap[name]) for name in datasets)
+        for name, found in asked.items()
         if found["shared"]
     ]
-    if not seen:
-        return f"The corpus has none of the cells of {', '.join(datasets)}."
-    return (
+    gaps = list(_say_unchecked(asked))
+    which = " that could be compared" if gaps else ""
+    said = [
         f"The corpus has {'; '.join(seen)}: a model that was pretrained on it has seen their "
         "counts, though not their labels."
-    )
+        if seen
+        else f"The corpus has none of the cells of {', '.join(datasets)}{which}."
+    ]
+    same = sorted({name for found in asked.values() for name in found["datasets"]})
+    if same:
+        said.append(f"It has data sets of the same name: {', '.join(same)}.")
+    return " ".join([*said, *gaps])
+
+
+def _say_unchecked(overlap: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Say of which cells nobody can tell whether the corpus has them."""
+    unchecked = [
+        f"{found['unchecked']:,} of the {plural(found['cells'], 'cell')} of **{name}**"
+        for name, found in overlap.items()
+        if found["unchecked"]
+    ]
+    if unchecked:
+        yield (
+            f"It could not be told for {'; '.join(unchecked)}, which express too few of the "
+            "corpus's genes."
+        )
+    divided = max(found["divided_in_corpus"] for found in overlap.values())
+    if divided:
+        yield (
+            f"Nothing could be compared with {plural(divided, 'cell')} of the corpus, whose counts "
+            "were divided by gene lengths."
+        )
 
 
 def say_training(training: Mapping[str, Any]) -> str:
