@@ -219,6 +219,12 @@ def seal_shards(
         raise ValueError(message)
     funnel["cells out"] = funnel.pop("cells out")  # the last line of the table
     heldout = _draw_groups(groups, heldout_share, seed)
+    if len(heldout) == len(groups):
+        message = (
+            f"corpus {corpus}: shards.heldout_share of {heldout_share} holds out all "
+            f"{groups.total()} cells, and nothing is left to train on: set a smaller share"
+        )
+        raise ValueError(message)
     n_cells, heldout_cells = groups.total(), sum(groups[group] for group in heldout)
     manifest: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,

@@ -226,6 +226,11 @@ def test_one_donor_alone_cannot_be_held_out(own_folder: Path) -> None:
         seal(own_folder)
 
 
+def test_all_cells_cannot_be_held_out(own_folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"heldout_share of 1 holds out all 220 cells"):
+        seal(own_folder, heldout_share=1)
+
+
 def test_shards_of_another_vocabulary_are_refused(own_folder: Path) -> None:
     Vocabulary([*SPECIAL_TOKENS, "ENSG1"]).save(own_folder / "vocab.json")
     with pytest.raises(ValueError, match=r"shard_0\.arrow, .*built with another vocabulary"):
