@@ -6,9 +6,9 @@ the layers of a model as the settings say, and gives back what to call in its pl
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import distributed, nn
@@ -59,6 +59,28 @@ class World:
         box = [value]
         distributed.broadcast_object_list(box, src=0)
         return box[0]
+
+    def together(self, do: Callable[[], T]) -> T:
+        """Do something in every process; what is a ValueError in some of them is one in all.
+
+        Raises
+        ------
+        ValueError
+            With what each that failed said.
+        """
+        done, fault = None, ""
+        try:
+            done = do()
+        except ValueError as error:
+            fault = str(error)
+        faults = [fault]
+        if self.size > 1:
+            faults = [""] * self.size
+            distributed.all_gather_object(faults, fault)
+        said = "\n".join(dict.fromkeys(filter(None, faults)))
+        if said:
+            raise ValueError(said)
+        return cast("T", done)
 
 
 @contextlib.contextmanager

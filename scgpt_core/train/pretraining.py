@@ -77,12 +77,13 @@ def pretrain(
     Raises
     ------
     ValueError
-        Where `init_from` has other bins than this run, or knows too few of the corpus's genes.
+        Where a shard is missing or altered; or `init_from` has other bins than this run, or knows
+        too few of the corpus's genes.
     """
     with join_world(settings.trainer.device) as world:
         if world.device.type == "cpu":
             torch.set_num_threads(threads)
-        corpus = open_corpus(corpus_folder, split="train")
+        corpus = world.together(functools.partial(_open, corpus_folder, world))
         model, origin = make_model(corpus, settings, seed=seed, init_from=init_from)
         model.to(world.device)
         objective = Pretraining(
@@ -134,6 +135,12 @@ def pretrain(
                 with whole(output_folder / METRICS) as temporary:
                     shutil.copyfile(result.folder / METRICS, temporary)
     return result.finished
+
+
+def _open(folder: Path, world: World) -> Corpus:
+    """Open the training cells; the processes of a machine share the hashing of its shards."""
+    mine = slice(world.rank % world.local_size, None, world.local_size)
+    return open_corpus(folder, split="train", verify=mine)
 
 
 def _loader(
@@ -213,7 +220,7 @@ def _samples(
 ) -> Samples:
     """Draw cells to evaluate on: `seen`, of the training cells, and `heldout`, if any are."""
     tokens = dataclasses.replace(tokens, condition_dropout=0.0)
-    splits = {"seen": corpus, "heldout": open_corpus(folder, split="heldout")}
+    splits = {"seen": corpus, "heldout": open_corpus(folder, split="heldout", verify=False)}
     samples = {
         name: _sample(
             cells,

@@ -8,14 +8,18 @@ from typing import Any
 
 import pytest
 import torch
+from torch import distributed
 
 from scgpt_core.checkpoint import Checkpoint, LoadReport, export_published, load_checkpoint
 from scgpt_core.config import ModelConfig, PretrainSettings
+from scgpt_core.data import corpus as data_corpus
 from scgpt_core.data.vocab import Vocabulary
 from scgpt_core.keys import SPECIAL_TOKENS
 from scgpt_core.model import ScGPT
-from scgpt_core.runs import read_json
+from scgpt_core.runs import read_json, sha256
+from scgpt_core.train import pretraining
 from scgpt_core.train.journal import METRICS, read_metrics
+from scgpt_core.train.parallel import World
 from scgpt_core.train.pretraining import pretrain
 
 
@@ -85,6 +89,33 @@ def test_a_run_that_is_stopped_writes_no_model_and_then_goes_on(
     assert pretrain(corpus_folder, output, make_settings(), seed=0, state_folder=state)
     expected, found = (load_checkpoint(f, device="cpu").digest for f in (model_folder, output))
     assert found == expected
+
+
+def test_shards_are_hashed_once_by_the_processes_of_a_machine(
+    corpus_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed = []
+    monkeypatch.setattr(
+        data_corpus, "sha256", lambda path: hashed.append(path.name) or sha256(path)
+    )
+    briefly = make_settings(trainer={"time_budget_minutes": 1e-9})
+    pretrain(corpus_folder, tmp_path / "model", briefly, seed=0, state_folder=tmp_path / "state")
+    assert hashed == ["shard_0.arrow", "shard_1.arrow", "shard_2.arrow"]
+    hashed.clear()
+    for rank in range(4):  # two machines of two
+        pretraining._open(corpus_folder, World(rank, 4, 2, torch.device("cpu")))
+    assert Counter(hashed) == dict.fromkeys(["shard_0.arrow", "shard_1.arrow", "shard_2.arrow"], 2)
+
+
+def test_what_fails_in_one_process_fails_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gather(faults: list[str], own: str) -> None:
+        faults[:] = [own, "shard_1.arrow was altered", "shard_1.arrow was altered"]
+
+    monkeypatch.setattr(distributed, "all_gather_object", gather)
+    world = World(0, 3, 3, torch.device("cpu"))
+    with pytest.raises(ValueError, match=r"\Ashard_1\.arrow was altered\Z"):
+        world.together(lambda: 1)
+    assert World(0, 1, 1, torch.device("cpu")).together(lambda: 1) == 1
 
 
 def test_training_goes_on_from_another_model(
