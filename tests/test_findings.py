@@ -105,6 +105,7 @@ def test_cells_that_the_model_has_seen_are_told() -> None:
         "same name: c. It could not be told for 15 of the 20 cells of **c**, which express too few "
         "of the corpus's genes."
     )
+    assert findings.say_overlap(overlap, []).startswith("The corpus has none")
     overlap["a"]["divided_in_corpus"] = 1
     assert findings.say_overlap(overlap, ["a"]) == (
         "The corpus has none of the cells of a that could be compared. Nothing could be compared "

@@ -91,7 +91,7 @@ def _say_unchecked(overlap: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
             f"It could not be told for {'; '.join(unchecked)}, which express too few of the "
             "corpus's genes."
         )
-    divided = max(found["divided_in_corpus"] for found in overlap.values())
+    divided = max((found["divided_in_corpus"] for found in overlap.values()), default=0)
     if divided:
         yield (
             f"Nothing could be compared with {plural(divided, 'cell')} of the corpus, whose counts "
