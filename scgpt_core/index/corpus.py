@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from scgpt_core.checkpoint import Checkpoint, load_checkpoint
 from scgpt_core.config import EmbedSettings
 from scgpt_core.data.shards import OBS_COLUMNS, Corpus, open_corpus
-from scgpt_core.device import resolve_precision
 from scgpt_core.index.embeddings import write_embeddings
 from scgpt_core.index.sources import CorpusCells, DatasetCells, Source, split_rows
 from scgpt_core.keys import SOMA_JOINID
 from scgpt_core.runs import sha256
-from scgpt_core.tasks.embedder import embed_blocks
+from scgpt_core.tasks.embedder import embed_blocks, name_precision
 
 
 def embed_shard(
@@ -112,19 +111,11 @@ def _embed(
     origin = {
         "model": ckpt.digest,
         "corpus": corpus,
-        "precision": _used_precision(ckpt, settings),
+        "precision": name_precision(ckpt, settings.precision),
         "settings": {"max_tokens": settings.max_tokens, "seed": seed},
     }
     write_embeddings(output, obs, embedded, origin=origin)
     shutil.rmtree(parts, ignore_errors=True)
-
-
-def _used_precision(ckpt: Checkpoint, settings: EmbedSettings) -> str:
-    """Format that matrices are multiplied in on this machine."""
-    if settings.precision == "int8":
-        return settings.precision
-    device = next(ckpt.model.parameters()).device
-    return str(resolve_precision(device, settings.precision)).removeprefix("torch.")
 
 
 def _rows_of_shard(corpus: Corpus, shard: Path) -> NDArray[np.int64]:
