@@ -28,7 +28,7 @@ from scgpt_core.runs import run_record, sha256
 from scgpt_core.tasks.variants import Init
 from scgpt_core.train.guards import Patience
 from scgpt_core.train.memory import resolve_micro_batch
-from scgpt_core.train.objectives import Objective
+from scgpt_core.train.objectives import Objective, compares_cells
 from scgpt_core.train.parallel import World, join_world
 from scgpt_core.train.trainer import Evaluate, Loader, Trainer
 from scgpt_core.train.tuning import merge, restrict
@@ -201,6 +201,9 @@ def fit_by_steps(
     micro_batch_cells = resolve_micro_batch(model, objective, settings.trainer, job.world)
     loader = load(micro_batch_cells=micro_batch_cells)
     epoch_steps = epoch_steps or loader.steps_per_epoch
+    identity = {**job.identity, **identity, "model_config": model.config.model_dump(mode="json")}
+    if compares_cells(objective, model):
+        identity["micro_batch_cells"] = micro_batch_cells
     result = Trainer(
         model,
         objective,
@@ -210,7 +213,7 @@ def fit_by_steps(
         steps=steps or settings.epochs * epoch_steps,
         seed=job.seed,
         state_folder=job.state_folder,
-        identity={**job.identity, **identity, "model_config": model.config.model_dump(mode="json")},
+        identity=identity,
         evaluate=evaluate,
         evaluate_steps=epoch_steps,
         patience=evaluate and Patience(judge_by, "loss", settings.patience),

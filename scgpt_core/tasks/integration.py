@@ -131,7 +131,7 @@ def fit(model: ScGPT, prepared: Prepared, settings: IntegrationSettings, job: Jo
         heldout=prepared.source(prepared.heldout_N),
         settings=settings,
         job=job,
-        identity=dataclasses.asdict(objective),
+        identity={**dataclasses.asdict(objective), "inherit": settings.inherit},
     )
 
 

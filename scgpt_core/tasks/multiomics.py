@@ -184,6 +184,7 @@ def fit(model: ScGPT, prepared: Prepared, settings: MultiomicsSettings, job: Job
         settings=settings,
         job=job,
         identity={
+            "inherit": settings.inherit,
             "dar_weight": objective.dar_weight,
             "withheld": int(prepared.problem.withheld_N.sum()),
         },

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from scgpt_core.batch import Batch, Output
+from scgpt_core.model import ScGPT
 from scgpt_core.train.losses import elastic_cell_similarity, masked_mse, zero_nll
 
 NO_LABEL = -1
@@ -264,6 +265,12 @@ class Classification:
         # Not torch's own mean, which is NaN where no cell of the micro-batch has a label.
         total = torch.where(label_B == NO_LABEL, 0.0, weights_C[label_B]).sum()
         return {"cls": nll_B.sum() / total.clamp(min=torch.finfo(torch.float32).tiny)}
+
+
+def compares_cells(objective: Objective, model: ScGPT) -> bool:
+    """Tell whether it matters which cells share a micro-batch: to ECS and to batch norm it does."""
+    has_ecs = isinstance(objective, Integration) and objective.ecs_weight > 0
+    return has_ecs or model.config.batch_norm is not None
 
 
 def class_weights(label_N: Tensor, n_classes: int) -> Tensor:

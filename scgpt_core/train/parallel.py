@@ -133,7 +133,7 @@ def parallelize(model: ScGPT, settings: TrainerSettings, world: World) -> nn.Mod
     if world.size == 1:
         return model
     if settings.parallel == "ddp":
-        return DistributedDataParallel(model)
+        return DistributedDataParallel(model, broadcast_buffers=False)  # see `average_statistics`
     mesh = _mesh(world)
     for module in (*layers, model):
         fully_shard(module, mesh=mesh)
@@ -166,6 +166,25 @@ def gather(model: ScGPT, world: World) -> ScGPT | None:
     whole = ScGPT(model.config, model.attention)
     whole.load_state_dict(weights)
     return whole.to(world.device)
+
+
+@torch.no_grad()
+def average_statistics(model: nn.Module, world: World) -> None:
+    """Give every process the mean over them of the running statistics of batch norm.
+
+    Each has followed its own micro-batches; without it, what is judged, saved and gathered would
+    depend on the process.
+    """
+    if world.size == 1:
+        return
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm1d)]
+    buffers = [norm.get_buffer(f"running_{x}") for norm in norms for x in ("mean", "var")]
+    if not buffers:
+        return
+    mean = torch.cat(buffers) / world.size
+    distributed.all_reduce(mean)
+    for buffer, part in zip(buffers, torch.split(mean, [len(b) for b in buffers]), strict=True):
+        buffer.copy_(part)
 
 
 @contextlib.contextmanager

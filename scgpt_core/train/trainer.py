@@ -1,8 +1,9 @@
 """The loop that pretraining and every fine-tuning share, from the first step to the last.
 
 It is written for one device. Into how many processes and micro-batches a global batch is cut, and
-how often the run is interrupted, changes its course in rounding at most: the loader's order, the
-dropout and the mean of the loss depend on the seed, the step and the global batch.
+how often the run is interrupted, changes its course in rounding at most: the loader's order and the
+mean of the loss depend on the seed, the step and the global batch. What is taken within a
+micro-batch follows its size: the draws of dropout, and ECS and batch norm (`compares_cells`).
 """
 
 import contextlib
@@ -30,7 +31,7 @@ from scgpt_core.train.guards import FiniteGuard, Patience, StopSignals
 from scgpt_core.train.journal import Journal, Totals
 from scgpt_core.train.objectives import Objective
 from scgpt_core.train.optimizer import build_optimizer, clip_gradients, learning_rate
-from scgpt_core.train.parallel import World, gradient_sync, parallelize
+from scgpt_core.train.parallel import World, average_statistics, gradient_sync, parallelize
 from scgpt_core.train.state import Checkpoints
 
 Evaluate = Callable[[ScGPT], Mapping[str, Mapping[str, float]]]
@@ -214,6 +215,7 @@ class Trainer:
         self._guard.watch(step + 1, norm, losses, batches)
         self._optimizer.step()
         self._optimizer.zero_grad()
+        average_statistics(self.model, world)
         self.totals.step += 1
 
     def _count(self, batches: Sequence[Batch], progress: float) -> list[dict[str, float]]:
@@ -252,7 +254,9 @@ class Trainer:
         self._guard.check()
         self.model.eval()
         with torch.no_grad(), autocast(self.world.device, self._precision):
-            splits = evaluate(self.model)
+            # One process's figures for all: in their last digits they may differ, and who saves or
+            # stops alone waits for the others for ever.
+            splits = self.world.agree(evaluate(self.model))
         self.model.train()
         journal.tell_evaluation(self.totals.step, splits)
         if self._patience is not None and self._best is not None:

@@ -1,4 +1,8 @@
 import json
+import os
+import subprocess
+import sys
+from itertools import chain
 from pathlib import Path
 
 import anndata as ad
@@ -181,6 +185,55 @@ def test_an_interrupted_fit_goes_on_to_the_same_end(
     resumed = run(dataset, model_folder, tmp_path)
     straight = run(dataset, model_folder, tmp_path / "other")
     np.testing.assert_allclose(resumed.obsm["X_emb"], straight.obsm["X_emb"], atol=1e-6)
+
+
+@pytest.mark.slow
+def test_two_processes_integrate_as_one_with_their_micro_batches(
+    dataset: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    """But for the running statistics of batch norm: in one process micro-batches follow another."""
+    settings = with_trainer(micro_batch_cells=8).model_copy(update={"patience": 1, "epochs": 8})
+    alone = run(dataset, model_folder, tmp_path / "alone", settings)
+    arguments = {
+        "--settings": settings.model_dump_json(),
+        "--init": "pretrained",
+        "--seed": "5",
+        "--threads": "1",
+    }
+    scripts = ROOT / "workflow_scripts"
+    subprocess.run(
+        [
+            *(scripts / "torchrun.sh", "1", "2", "1", scripts / "finetune.py", "integration"),
+            *(dataset, model_folder, tmp_path / "out", tmp_path / "state", tmp_path / "log"),
+            *chain.from_iterable(arguments.items()),
+        ],
+        env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        check=True,
+        timeout=240,
+    )
+    together = ad.read_h5ad(tmp_path / "out/embedding.h5ad")
+    assert (together.obsm["X_emb"] * alone.obsm["X_emb"]).sum(axis=1).min() > 0.999
+    curves = [
+        json.loads((folder / "run.json").read_text())["curve"]
+        for folder in (tmp_path / "out", tmp_path / "alone/out")
+    ]
+    for split, tolerance in (("train", 1e-5), ("heldout", 0.05)):
+        losses = [[line["loss"] for line in curve if line["split"] == split] for curve in curves]
+        assert losses[0] == pytest.approx(losses[1], rel=tolerance)
+
+
+def test_a_fit_from_another_start_or_with_other_micro_batches_is_another_fit(
+    dataset: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    """It does not go on from the other's weights: ECS and batch norm compare a micro-batch."""
+    hurried = with_trainer(time_budget_minutes=1e-6)
+    for settings in (
+        hurried,
+        hurried.model_copy(update={"inherit": "genes"}),
+        with_trainer(time_budget_minutes=1e-6, micro_batch_cells=8),
+    ):
+        with pytest.raises(UnfinishedError, match="stopped after step 1 and saved"):
+            run(dataset, model_folder, tmp_path, settings)
 
 
 def test_a_cell_is_embedded_alike_alone_and_among_others(

@@ -1,5 +1,6 @@
 """The loop: resumption bit for bit, the global batch, early stop, budget, and the stop at NaN."""
 
+import dataclasses
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from scgpt_core.model import ScGPT
 from scgpt_core.train.guards import Patience
 from scgpt_core.train.journal import METRICS, read_metrics
 from scgpt_core.train.objectives import Pretraining
+from scgpt_core.train.parallel import World
 from scgpt_core.train.trainer import Result
 
 
@@ -158,6 +160,25 @@ def test_early_stop_keeps_the_best_weights(tmp_path: Path) -> None:
         best = run(tmp_path / "best", steps=20, trainer=budget)
     assert best[0].totals.step == 2
     assert_equal(weights, best[1])
+
+
+def test_all_processes_judge_the_figures_of_the_first(tmp_path: Path) -> None:
+    """Their own ones differ in the last digits, or by batch norm."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Second(World):
+        def agree(self, value: Any) -> Any:
+            return {"heldout": {"loss": 2.0}} if isinstance(value, dict) else value
+
+    world = Second(rank=0, size=1, local_size=1, device=torch.device("cpu"))
+    result, _ = run(
+        tmp_path,
+        steps=20,
+        world=world,
+        evaluate=evaluate_by([5.0, 4.0, 3.0, 2.0]),
+        patience=Patience("heldout", "loss", evaluations=2),
+    )
+    assert result.totals.step == 3
 
 
 class PoisonedLoader(ShardLoader):
