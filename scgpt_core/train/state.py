@@ -64,6 +64,11 @@ class Checkpoints:
             self._drop_partial()
         world.agree(None)
 
+    @property
+    def newest(self) -> int:
+        """Step of the newest checkpoint on disk, whole or not; 0: there is none."""
+        return self._world.agree(max(self._steps(), default=0))
+
     def save(self, model: nn.Module, optimizer: optim.Optimizer, progress: dict[str, Any]) -> None:
         """Take a copy of the state and write it in the background.
 

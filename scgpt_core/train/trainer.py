@@ -179,7 +179,7 @@ class Trainer:
                     kept, saved = self.totals.step, now
             if self.totals.step > kept:
                 self._save()
-        self._checkpoints.close()
+        self._close()
         if stopped == _TIME_BUDGET and not self._is_over and self.world.rank == 0:
             slurm.requeue()
         # The first process that ends unfinished takes the others along: the checkpoint is whole.
@@ -266,7 +266,15 @@ class Trainer:
 
     def _save(self) -> None:
         self._guard.check()
+        if self._best is not None:
+            self._best.wait()  # no checkpoint may tell of best weights that are not on disk
         self._checkpoints.save(self.model, self._optimizer, self._state())
+
+    def _close(self) -> None:
+        """Wait for what is being written: what follows may end the process."""
+        for checkpoints in (self._best, self._checkpoints):
+            if checkpoints is not None:
+                checkpoints.close()
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -279,8 +287,11 @@ class Trainer:
         }
 
     def _resume(self) -> None:
-        """Go on from the newest whole checkpoint, where there is one."""
-        state = self._checkpoints.restore(self.model, self._optimizer)
+        """Go on from the newest whole checkpoint, that of the best weights among them."""
+        saved = [c for c in (self._checkpoints, self._best) if c is not None]
+        saved.sort(key=lambda checkpoints: checkpoints.newest, reverse=True)
+        restored = (c.restore(self.model, self._optimizer) for c in saved)
+        state = next((state for state in restored if state is not None), None)
         if state is None:
             logger.info("training %d steps; checkpoints in %s", self.steps, self.folder)
             return
@@ -292,8 +303,19 @@ class Trainer:
         self._counts = Counter(state["counts"])
         if self._patience is not None:
             self._patience = Patience(**state["patience"])
+            self._look_for_best(self._patience)
         step = self.totals.step
         logger.info("going on after step %d of %d from %s", step, self.steps, self.folder)
+
+    def _look_for_best(self, patience: Patience) -> None:
+        """Where the best weights were not written, let the next evaluation be the best."""
+        if self._best is not None and self._best.newest != patience.best_step:
+            logger.warning(
+                "the best weights, of step %d, are not in %s: the best are looked for anew",
+                patience.best_step,
+                self._best.folder,
+            )
+            patience.best, patience.best_step, patience.waited = math.inf, 0, 0
 
     def _open_journal(self) -> Journal:
         return Journal(
@@ -315,8 +337,6 @@ class Trainer:
 
     def _end(self, stopped: str) -> Result:
         """Say how the run ended; give the model its best weights where they were kept."""
-        if self._best is not None:
-            self._best.close()
         if not self._is_over:
             logger.warning(
                 "stopped after step %d of %d (%s) and saved: run it again to go on",
@@ -324,9 +344,15 @@ class Trainer:
                 self.steps,
                 stopped,
             )
-        elif self._patience is not None and self._best is not None:
-            self._best.restore(self.model, self._optimizer)
-            logger.info("the best weights are of step %d", self._patience.best_step)
+        elif self._best is not None and self._patience is not None and self._patience.best_step:
+            state, step = self._best.restore(self.model, self._optimizer), self._patience.best_step
+            if state is None or state["step"] != step:
+                message = (
+                    f"the best weights, of step {step}, are not whole in {self._best.folder} (the"
+                    f" log says why, as a full disk): delete {self.folder} and run again"
+                )
+                raise ValueError(message)
+            logger.info("the best weights are of step %d", step)
         return Result(self._is_over, self.totals, self.folder)
 
     @property

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import tiny
 import torch
 
+from scgpt_core import slurm
 from scgpt_core.batch import Batch
 from scgpt_core.data.loader import ShardLoader
 from scgpt_core.model import ScGPT
@@ -17,6 +19,7 @@ from scgpt_core.train.guards import Patience
 from scgpt_core.train.journal import METRICS, read_metrics
 from scgpt_core.train.objectives import Pretraining
 from scgpt_core.train.parallel import World
+from scgpt_core.train.state import Checkpoints
 from scgpt_core.train.trainer import Result
 
 
@@ -179,6 +182,52 @@ def test_all_processes_judge_the_figures_of_the_first(tmp_path: Path) -> None:
         patience=Patience("heldout", "loss", evaluations=2),
     )
     assert result.totals.step == 3
+
+
+def test_best_weights_are_on_disk_before_a_checkpoint_tells_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And before the job is requeued, which kills it."""
+    written: list[str] = []
+    write = Checkpoints._write
+
+    def slowly(self: Checkpoints, *arguments: Any) -> None:
+        time.sleep(0.2 if self.folder.name == "best" else 0)
+        write(self, *arguments)
+        written.append(self.folder.name)
+
+    monkeypatch.setattr(Checkpoints, "_write", slowly)
+    monkeypatch.setattr(slurm, "requeue", lambda: written.append("requeue"))
+    result, _ = run(
+        tmp_path,
+        steps=20,
+        trainer={"time_budget_minutes": 1e-9},
+        evaluate=evaluate_by([5.0]),
+        patience=Patience("heldout", "loss", evaluations=2),
+    )
+    assert written == ["best", result.folder.name, "requeue"]
+
+
+def test_a_run_goes_on_from_best_weights_that_are_newer_or_looks_for_them_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def goes_on(losses: list[float], *, steps: int = 4, **trainer: float) -> Result:
+        patience = Patience("heldout", "loss", evaluations=3)
+        return run(
+            tmp_path, steps=steps, trainer=trainer, evaluate=evaluate_by(losses), patience=patience
+        )[0]
+
+    for loss in (5.0, 4.0):  # step by step
+        folder = goes_on([loss], time_budget_minutes=1e-9).folder
+    shutil.rmtree(folder / "step_00000002")  # as where the kill came between the two
+    assert goes_on([6.0], time_budget_minutes=1e-9).totals.step == 3
+    shutil.rmtree(folder / "best/step_00000002")
+    assert goes_on([7.0]).finished
+    assert "the best weights, of step 2, are not in" in caplog.text
+    assert [path.name for path in (folder / "best").glob("step_*")] == ["step_00000004"]
+    (folder / "best/step_00000004/progress.json").unlink()
+    with pytest.raises(ValueError, match="the best weights, of step 4, are not whole"):
+        goes_on([])
 
 
 class PoisonedLoader(ShardLoader):
