@@ -14,8 +14,10 @@ Init = Literal["pretrained", "random"]
 """Weights that a fine-tuning starts from; random: the model folder gives vocabulary and size."""
 FRESH: Final = (
     "batch_embedding.", "domain_norm.", "gep_head.", "gepc_head.", "batch_head.", "class_head.",
+    "condition_embedding.",
 )  # fmt: skip
-"""Weights that depend on batches and classes: they start anew where they do not fit."""
+"""Weights that depend on batches, classes and conditions: they start anew, or are given up, where
+they do not fit."""
 
 
 def make_variant(
@@ -34,7 +36,7 @@ def make_variant(
     Parameters
     ----------
     changes
-        Fields of `ModelConfig` and their new values.
+        Fields of `ModelConfig` and their new values; conditions, which no task tells, go anyway.
     init
         "random": no weights are inherited.
     seed
@@ -46,7 +48,9 @@ def make_variant(
     fresh, vocab
         As in `adapt_model`.
     """
-    changes = dict(changes) if dropout is None else {**changes, "dropout": dropout}
+    changes = {"conditions": (), **changes}
+    if dropout is not None:
+        changes["dropout"] = dropout
     torch.manual_seed(seed)
     if init == "pretrained" and inherit == "all":
         return adapt_model(ckpt, changes, fresh=fresh, vocab=vocab)

@@ -1,9 +1,11 @@
+import dataclasses
 import json
 import os
 import subprocess
 import sys
 from itertools import chain
 from pathlib import Path
+from typing import Literal
 
 import anndata as ad
 import numpy as np
@@ -11,12 +13,13 @@ import pytest
 import torch
 from tiny_model import save_tiny_model
 
-from scgpt_core.checkpoint import load_checkpoint
+from scgpt_core.checkpoint import adapt_model, load_checkpoint
 from scgpt_core.config import DatasetRow, IntegrationSettings
 from scgpt_core.tasks import integration
 from scgpt_core.tasks.datasets import prepare_dataset
 from scgpt_core.tasks.fitting import UnfinishedError
 from scgpt_core.tasks.integration import integrate_dataset
+from scgpt_core.tasks.variants import make_variant
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = IntegrationSettings.model_validate(
@@ -135,6 +138,19 @@ def test_weights_that_fit_are_inherited(
     assert len(matrices) == 8
     expected = matrices | genes if inherit == "all" else genes
     assert inherited & (matrices | genes) == (expected if init == "pretrained" else set())
+
+
+@pytest.mark.parametrize("inherit", ["all", "genes"])
+def test_conditions_of_pretraining_are_given_up(
+    inherit: Literal["all", "genes"], model_folder: Path
+) -> None:
+    """No task tells them: DDP would wait for their gradient for ever."""
+    ckpt = load_checkpoint(model_folder, "cpu")
+    told, _ = adapt_model(ckpt, {"conditions": ("blood", "lung")}, fresh=("condition_embedding.",))
+    ckpt = dataclasses.replace(ckpt, model=told, config=told.config)
+    model, _ = make_variant(ckpt, {}, init="pretrained", seed=0, dropout=None, inherit=inherit)
+    assert model.config.conditions == ()
+    assert not [name for name in model.state_dict() if name.startswith("condition")]
 
 
 def test_fine_tuning_learns_and_writes_what_the_benchmark_reads(
