@@ -154,16 +154,21 @@ def peak_memory_mb() -> float:
     return kilobytes / 1024 if sys.platform != "darwin" else kilobytes / 1024**2
 
 
+EARLIER = "earlier_seconds"
+"""Key of a run's record: training in runs that were interrupted; `seconds` includes it."""
+
+
 @contextmanager
 def run_record(path: str | Path, settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Time a block and write `path` (run.json) when it ends well.
 
-    Yields a dict: what the block puts into it is written too.
+    Yields a dict: what the block puts into it is written too. `seconds` is of the block and of
+    what it has put under `EARLIER`.
     """
     record: dict[str, Any] = {"settings": dict(settings)}
     start = time.perf_counter()
     yield record
-    record["seconds"] = round(time.perf_counter() - start, 3)
+    record["seconds"] = round(time.perf_counter() - start + record.get(EARLIER, 0.0), 3)
     record["peak_memory_mb"] = round(peak_memory_mb(), 1)
     record["environment"] = environment()
     write_json(path, record)

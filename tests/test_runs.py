@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from scgpt_core.runs import digest, read_json, run_record, sha256, whole, write_json
+from scgpt_core.runs import EARLIER, digest, read_json, run_record, sha256, whole, write_json
 
 
 def test_a_block_that_raises_leaves_what_was_there(tmp_path: Path) -> None:
@@ -73,6 +73,12 @@ def test_run_record(tmp_path: Path) -> None:
     assert written["n_cells"] == 5
     assert written["seconds"] >= 0
     assert "torch" in written["environment"]["versions"]
+
+
+def test_a_record_counts_what_earlier_runs_took(tmp_path: Path) -> None:
+    with run_record(tmp_path / "run.json", {}) as record:
+        record[EARLIER] = 100.0
+    assert 100 <= json.loads((tmp_path / "run.json").read_text())["seconds"] < 110
 
 
 def test_a_log_ends_with_what_the_process_took(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from scgpt_core.data.collate import TokenSettings
 from scgpt_core.data.loader import ShardLoader
 from scgpt_core.data.sources import ArraySource
 from scgpt_core.model import ScGPT
-from scgpt_core.runs import run_record, sha256
+from scgpt_core.runs import EARLIER, run_record, sha256
 from scgpt_core.tasks.variants import Init
 from scgpt_core.train.guards import Patience
 from scgpt_core.train.memory import resolve_micro_batch
@@ -222,6 +222,7 @@ def fit_by_steps(
         message = f"stopped after step {result.totals.step} and saved: run it again to go on"
         raise UnfinishedError(message)
     merge(model)
+    job.run[EARLIER] = round(job.run.get(EARLIER, 0.0) + result.earlier_seconds, 3)
     record |= {"steps": result.totals.step, "seconds": round(result.totals.seconds, 3)}
     if job.world.device.type == "cuda":
         record["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated() / 1e6, 1)

@@ -74,6 +74,8 @@ class Result(NamedTuple):
     totals: Totals
     folder: Path
     """Of its checkpoints and `metrics.jsonl`."""
+    earlier_seconds: float
+    """Of `totals.seconds`, what runs before this one took."""
 
 
 class Trainer:
@@ -153,7 +155,7 @@ class Trainer:
         begin = saved = time.monotonic()
         budget_s = self._budget()
         self._resume()
-        kept, stopped = self.totals.step, ""
+        kept, stopped, earlier_s = self.totals.step, "", self.totals.seconds
         with StopSignals() as signals, contextlib.closing(self._open_journal()) as journal:
             steps = iter(self.loader)
             self.model.train()
@@ -184,7 +186,7 @@ class Trainer:
             slurm.requeue()
         # The first process that ends unfinished takes the others along: the checkpoint is whole.
         self.world.agree(None)
-        return self._end(stopped)
+        return self._end(stopped, earlier_s)
 
     def step(self, batches: Sequence[Batch]) -> None:
         """Do one optimiser step on the global batch, of which `batches` are this process's."""
@@ -335,7 +337,7 @@ class Trainer:
         # Something in any case: also a job that is shorter than the margin must come further.
         return min(budget_s, max(left_s - 60 * self.settings.time_margin_minutes, left_s / 50))
 
-    def _end(self, stopped: str) -> Result:
+    def _end(self, stopped: str, earlier_s: float) -> Result:
         """Say how the run ended; give the model its best weights where they were kept."""
         if not self._is_over:
             logger.warning(
@@ -353,7 +355,7 @@ class Trainer:
                 )
                 raise ValueError(message)
             logger.info("the best weights are of step %d", step)
-        return Result(self._is_over, self.totals, self.folder)
+        return Result(self._is_over, self.totals, self.folder, earlier_s)
 
     @property
     def _is_over(self) -> bool:

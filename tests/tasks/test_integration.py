@@ -199,6 +199,8 @@ def test_an_interrupted_fit_goes_on_to_the_same_end(
         run(dataset, model_folder, tmp_path, hurried)
     assert not list((tmp_path / "out").glob("*"))
     resumed = run(dataset, model_folder, tmp_path)
+    record = json.loads((tmp_path / "out/run.json").read_text())
+    assert record["seconds"] > record["fit"]["seconds"] > record["earlier_seconds"] > 0
     straight = run(dataset, model_folder, tmp_path / "other")
     np.testing.assert_allclose(resumed.obsm["X_emb"], straight.obsm["X_emb"], atol=1e-6)
 
