@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from scgpt_core import classifiers
 from scgpt_core.classifiers import CLASSIFIERS, classify_dataset
 from scgpt_core.config import LabelSettings, MethodRow, read_table
 
@@ -61,6 +62,19 @@ def test_labels_are_far_better_than_chance_and_equal_on_every_run(
     probabilities = first.filter(like="probability: ")
     assert len(probabilities.columns) >= 7
     np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+
+
+def test_a_donor_of_one_training_cell_stops_no_method(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classifiers, "N_GENES", 200)
+    cells = ad.read_h5ad(dataset)
+    donors = cells.obs["batch"].astype(str)
+    donors.iloc[np.flatnonzero(donors != "10x_5p")[::40]] = ["a", "b", "c", "d"]
+    cells.obs["batch"] = donors.astype("category")
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    table = classify(tmp_path / "cells.h5ad", tmp_path, "knn_pca")
+    assert (table["label"] == table["predicted"]).mean() > 0.5
 
 
 def test_a_method_that_does_not_exist_is_named(dataset: Path, tmp_path: Path) -> None:

@@ -164,6 +164,9 @@ def variable_genes(
 ) -> NDArray[np.bool_]:
     """Mark the genes that vary most within the batches of a prepared data set (seurat_v3).
 
+    Where the genes of a batch cannot be ranked, the smallest batch is counted to the largest, until
+    all can: a donor may have a single cell where few labels are learned from.
+
     Parameters
     ----------
     adata
@@ -180,18 +183,40 @@ def variable_genes(
     Raises
     ------
     ValueError
-        Where the counts are too few for it.
+        Where the counts are too few for it, with all cells in one batch too.
     """
-    import scanpy as sc  # takes seconds, which jobs that only read and write need not spend
-
     chosen = np.ones(adata.n_vars, bool) if among is None else among.copy()
     if chosen.sum() <= n_genes:
         return chosen
-    candidates = adata[:, chosen]
-    for span in _LOESS_SPANS if _least_varying(candidates) >= _LEAST_VARYING_GENES else ():
+    cells = ad.AnnData(adata.X[:, chosen], obs=adata.obs[[BATCH]].astype(str))
+    while (variable := _rank_genes(cells, n_genes)) is None:
+        sizes = cells.obs[BATCH].value_counts()
+        if len(sizes) == 1:
+            sizes = adata.obs[BATCH].value_counts()
+            message = (
+                "too few cells or counts to tell variable genes, also with all batches as one"
+                f" (cells by batch: {', '.join(f'{batch} {n}' for batch, n in sizes.items())})"
+            )
+            raise ValueError(message)
+        logger.info(
+            "batch %s (%d cells) is too small to rank genes in: counted to %s",
+            sizes.index[-1],
+            sizes.iloc[-1],
+            sizes.index[0],
+        )
+        cells.obs[BATCH] = cells.obs[BATCH].replace(sizes.index[-1], sizes.index[0])
+    chosen[chosen] = variable
+    return chosen
+
+
+def _rank_genes(cells: ad.AnnData, n_genes: int) -> NDArray[np.bool_] | None:
+    """Mark the genes that vary most, (G,); None where a batch has too few cells or counts."""
+    import scanpy as sc  # takes seconds, which jobs that only read and write need not spend
+
+    for span in _LOESS_SPANS if _least_varying(cells) >= _LEAST_VARYING_GENES else ():
         try:
             ranks = sc.pp.highly_variable_genes(
-                candidates,
+                cells,
                 n_top_genes=n_genes,
                 flavor="seurat_v3",
                 batch_key=BATCH,
@@ -202,14 +227,8 @@ def variable_genes(
             # The regression of variance on mean is singular where many rare genes share one mean.
             logger.info("variance is not to be regressed over %g of the genes: %s", span, error)
             continue
-        chosen[chosen] = ranks["highly_variable"].to_numpy()
-        return chosen
-    sizes = ", ".join(f"{batch} {n}" for batch, n in adata.obs[BATCH].value_counts().items())
-    message = (
-        f"too few cells or counts in a batch to tell its variable genes (cells by batch: {sizes}):"
-        " leave small batches out by obs_filter, or merge them"
-    )
-    raise ValueError(message)
+        return np.asarray(ranks["highly_variable"], bool)
+    return None
 
 
 def _least_varying(adata: ad.AnnData) -> int:

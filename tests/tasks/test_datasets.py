@@ -211,6 +211,21 @@ def test_variable_genes_vary_within_batches(tmp_path: Path) -> None:
     assert variable_genes(cells, 5000).all()
 
 
+def test_variable_genes_are_told_where_batches_are_too_small_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cells = prepare(tmp_path, CELLS / "pbmc_symphony_3tech.h5ad")
+    whole = variable_genes(cells, 300)
+    donors = cells.obs["batch"].astype(str)
+    donors.iloc[[5, 500, 900]] = ["one", "another", "third"]
+    cells.obs["batch"] = donors.astype("category")
+    with caplog.at_level("INFO"):
+        chosen = variable_genes(cells, 300)
+    assert "(1 cells) is too small to rank genes in: counted to 10x_" in caplog.text
+    assert (chosen & whole).sum() > 280
+    assert set(cells.obs["batch"]) >= {"one", "another", "third"}
+
+
 def test_variable_genes_of_too_few_cells_say_so() -> None:
     cells = ad.AnnData(
         csr_matrix(np.eye(4, 40, dtype=np.float32)),
