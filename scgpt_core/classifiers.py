@@ -8,6 +8,7 @@ Shapes: N training cells, M cells to label, G genes, C classes.
 
 import logging
 from collections.abc import Callable, Collection, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -139,7 +140,18 @@ def celltypist(train: AnnData, class_N: NDArray[np.int64], cells: AnnData, seed:
         sc.pp.log1p(part)
     names = np.array([f"{code:06d}" for code in class_N])  # sorted, as CellTypist sorts classes
     selects = train.n_vars > _CELLTYPIST_GENES  # of a class, by default; it refuses fewer
-    model = package.train(train, labels=names, feature_selection=selects, n_jobs=1)
+    try:
+        model = package.train(train, labels=names, feature_selection=selects, n_jobs=1)
+    except TypeError as error:
+        if "multi_class" not in str(error):
+            raise
+        message = (
+            f"CellTypist {version('celltypist')} cannot train with scikit-learn"
+            f" {version('scikit-learn')}, which has no multi_class any more: run snakemake with"
+            " --sdm conda, which gives it one that it can (envs/celltypist.yaml), or leave"
+            " celltypist out of benchmark.methods"
+        )
+        raise ValueError(message) from error
     scores_MC = package.annotate(cells, model=model).probability_matrix.to_numpy(np.float64)
     return np.asarray(scores_MC / np.maximum(scores_MC.sum(axis=1, keepdims=True), 1e-300))
 

@@ -1,12 +1,15 @@
 """Simple methods of annotation on real cells of three technologies."""
 
 import importlib.util
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.linear_model import LogisticRegression
 
 from scgpt_core import classifiers
 from scgpt_core.classifiers import CLASSIFIERS, classify_dataset
@@ -62,6 +65,18 @@ def test_labels_are_far_better_than_chance_and_equal_on_every_run(
     probabilities = first.filter(like="probability: ")
     assert len(probabilities.columns) >= 7
     np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+
+
+def test_a_celltypist_that_cannot_train_says_what_to_do(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(*arguments: object, **options: object) -> None:
+        LogisticRegression(multi_class="ovr")
+
+    monkeypatch.setitem(sys.modules, "celltypist", SimpleNamespace(train=train))
+    monkeypatch.setattr(classifiers, "version", {"celltypist": "1.7.1", "scikit-learn": "1.9"}.get)
+    with pytest.raises(ValueError, match=r"CellTypist 1.7.1 cannot train .* 1.9, .* --sdm conda"):
+        classify(dataset, tmp_path, "celltypist")
 
 
 def test_a_donor_of_one_training_cell_stops_no_method(
