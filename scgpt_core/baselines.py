@@ -19,6 +19,8 @@ N_GENES: Final = 2000
 """Variable genes of the baselines; all genes, where a data set has no more."""
 N_COMPONENTS: Final = 50
 """Principal components of the baselines."""
+N_LATENT: Final = 30
+"""Dimensions of scVI and scANVI, as in the study of scib."""
 _COUNTS_A_CELL: Final = 1e4
 _SCANVI_TRAINING: Final[Mapping[str, Any]] = {
     "max_epochs": 20,
@@ -132,7 +134,7 @@ def _train_scvi(adata: AnnData, seed: int) -> Any:
         adata.X[:, variable_genes(adata, N_GENES)].copy(), obs=adata.obs[[BATCH, LABEL]].copy()
     )
     package.model.SCVI.setup_anndata(cells, batch_key=BATCH)
-    model = package.model.SCVI(cells, n_layers=2, n_latent=30, gene_likelihood="nb")
+    model = package.model.SCVI(cells, n_layers=2, n_latent=N_LATENT, gene_likelihood="nb")
     model.train(enable_progress_bar=False)
     return model
 

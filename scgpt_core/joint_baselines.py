@@ -7,6 +7,7 @@ beside RNA, in the units of `normalise`. To add one: a row of methods.tsv and an
 Shapes: N cells, D dimensions, F features beside RNA.
 """
 
+import logging
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -19,7 +20,7 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import RidgeCV
 from sklearn.neighbors import NearestNeighbors
 
-from scgpt_core.baselines import N_COMPONENTS, N_GENES, hvg_pca, log_counts
+from scgpt_core.baselines import N_COMPONENTS, N_GENES, hvg_pca, log_counts, scvi
 from scgpt_core.config import ModalitySettings
 from scgpt_core.keys import BATCH
 from scgpt_core.runs import run_record, sha256
@@ -32,6 +33,7 @@ PENALTIES: Final = tuple(10.0**i for i in range(-1, 5))
 _FACTORS: Final = 15
 
 FloatArray = NDArray[np.float32]
+logger = logging.getLogger(__name__)
 
 
 class Joint(NamedTuple):
@@ -68,7 +70,7 @@ def run_joint_baseline(
     Raises
     ------
     ValueError
-        Where there is no such method, or it cannot read these modalities.
+        Where there is no such method, or the data set has RNA alone.
     """
     if method not in JOINT_BASELINES:
         message = f"there is no method {method!r}; there are: {', '.join(JOINT_BASELINES)}"
@@ -151,38 +153,71 @@ def mofa(problem: Problem, seed: int) -> Joint:
 def totalvi(problem: Problem, seed: int) -> Joint:
     """Latent means of a variational autoencoder of RNA and proteins (Gayoso et al. 2021).
 
-    Cells of a batch and panel are a batch to it: it takes proteins that are 0 in a whole batch for
-    missing.
+    Peaks it does not read and does not impute; where there are peaks alone, it is scVI. Cells of a
+    batch and panel are a batch to it: it takes proteins that are 0 in a whole batch for missing.
     """
+    visible = problem.visible
+    skipped = [name for name in visible.by_name if name != "protein"]
+    if skipped:
+        logger.warning("totalVI reads RNA and proteins: %s is left out", ", ".join(skipped))
+    imputed_NF = np.full((problem.adata.n_obs, len(visible.features)), np.nan, np.float32)
+    if "protein" not in visible.by_name:
+        logger.warning("totalVI without proteins is scVI: nothing is imputed")
+        return Joint(scvi(problem.adata, seed), imputed_NF)
     import scvi as package
 
-    visible = problem.visible
-    if list(visible.by_name) != ["protein"]:
-        message = f"totalVI reads RNA and proteins, not {', '.join(visible.by_name)}"
-        raise ValueError(message)
     package.settings.seed = seed
     genes_G = variable_genes(problem.adata, N_GENES)
     cells = ad.AnnData(problem.adata.X[:, genes_G].copy(), obs=problem.adata.obs[[BATCH]].copy())
     cells.obs["source"] = cells.obs[BATCH].astype(str) + "/" + visible.panel_N.astype(str)
+    proteins = visible.by_name["protein"]
     cells.obsm["protein"] = pd.DataFrame(
-        visible.by_name["protein"].counts_NF.toarray(),
-        index=cells.obs_names,
-        columns=list(visible.features),
+        proteins.counts_NF.toarray(), index=cells.obs_names, columns=list(proteins.features)
     )
     package.model.TOTALVI.setup_anndata(
         cells, batch_key="source", protein_expression_obsm_key="protein"
     )
     model = package.model.TOTALVI(cells, n_latent=20)
     model.train(enable_progress_bar=False)
-    measured_NF = visible.measured("protein")
-    sources = sorted(set(cells.obs["source"][measured_NF.any(axis=1)]))
-    _, proteins = model.get_normalized_expression(
-        transform_batch=sources, n_samples=10, return_mean=True, gene_list=[], return_numpy=True
-    )
-    logged = np.log1p(proteins)
-    clr_NF = logged - logged.mean(axis=1, keepdims=True)
-    emb_ND = np.asarray(model.get_latent_representation(), np.float32)
-    return Joint(emb_ND, np.asarray(clr_NF, np.float32))
+
+    def decode(panel: int) -> NDArray[Any]:
+        sources = sorted(set(cells.obs["source"][visible.panel_N == panel]))
+        _, decoded_NF = model.get_normalized_expression(
+            transform_batch=sources, n_samples=10, return_mean=True, gene_list=[], return_numpy=True
+        )
+        return np.asarray(decoded_NF)
+
+    is_protein_F = np.isin(visible.features, proteins.features)
+    imputed_NF[:, is_protein_F] = mean_clr(decode, proteins.measured_KF, visible.panel_N)
+    return Joint(np.asarray(model.get_latent_representation(), np.float32), imputed_NF)
+
+
+def mean_clr(
+    decode: Callable[[int], NDArray[Any]],
+    measured_KF: NDArray[np.bool_],
+    panel_N: NDArray[np.int64],
+) -> FloatArray:
+    """Centred log ratios, as `normalise` takes them, over the proteins of a panel: (N, F).
+
+    Parameters
+    ----------
+    decode
+        Expression (N, F) of all cells as if they were of this panel.
+    measured_KF
+        Proteins of each panel.
+    panel_N
+        Panel of each cell: what several have is their mean, by cells.
+    """
+    sums_NF = np.zeros((len(panel_N), measured_KF.shape[1]), np.float32)
+    n_F = np.zeros(measured_KF.shape[1])
+    for panel, measured_F in enumerate(measured_KF):
+        n_cells = int((panel_N == panel).sum())
+        if n_cells and measured_F.any():
+            logged = np.log1p(decode(panel)[:, measured_F])
+            sums_NF[:, measured_F] += n_cells * (logged - logged.mean(axis=1, keepdims=True))
+            n_F[measured_F] += n_cells
+    with np.errstate(invalid="ignore"):
+        return np.asarray(sums_NF / n_F, np.float32)
 
 
 Learn = Callable[[FloatArray, FloatArray, FloatArray], Any]

@@ -8,7 +8,7 @@ import scanpy as sc
 import yaml
 from numpy.typing import NDArray
 
-from scgpt_core.baselines import BASELINES, run_baseline
+from scgpt_core.baselines import BASELINES, N_COMPONENTS, N_LATENT, run_baseline
 from scgpt_core.config import MethodRow, leave_out_missing, load_config, read_table
 from scgpt_core.metrics import batch_variance
 
@@ -26,7 +26,9 @@ INSTALLED = {
 
 @pytest.fixture(scope="module")
 def adata() -> ad.AnnData:
-    return ad.read_h5ad(ROOT / "resources/cells/pbmc_symphony_3tech.h5ad")[::2].copy()
+    cells = ad.read_h5ad(ROOT / "resources/cells/pbmc_symphony_3tech.h5ad")[::2].copy()
+    cells.obs["label"] = cells.obs["cell_type"]
+    return cells
 
 
 @pytest.mark.parametrize("method", [name for name in BASELINES if INSTALLED[name]])
@@ -34,7 +36,7 @@ def test_embedding_is_finite_and_equal_on_every_run(method: str, adata: ad.AnnDa
     counts = adata.X.copy()
     first, second = (run_baseline(method, adata, seed=3) for _ in range(2))
     assert first.dtype == np.float32
-    assert first.shape == (600, 50)
+    assert first.shape == (600, N_LATENT if method in ("scvi", "scanvi") else N_COMPONENTS)
     assert np.isfinite(first).all()
     np.testing.assert_array_equal(first, second)
     assert (counts != adata.X).nnz == 0

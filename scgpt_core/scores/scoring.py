@@ -89,7 +89,8 @@ def score_imputation(embedding: "AnnData", prepared: "AnnData") -> pd.DataFrame:
     embedding
         Cells with `obsm["imputed"]`, see `write_joint`.
     prepared
-        The data set, which has the truth.
+        The data set, which has the truth: normalised, as the methods learned it, over the features
+        that are imputed.
 
     Returns
     -------
@@ -100,7 +101,7 @@ def score_imputation(embedding: "AnnData", prepared: "AnnData") -> pd.DataFrame:
 
     start = time.perf_counter()
     imputed: pd.DataFrame = embedding.obsm[IMPUTED]
-    truth = read_modalities(prepared)
+    truth = read_modalities(prepared).keep(frozenset(imputed.columns))
     true_NF = np.hstack([normalise(truth, name) for name in truth.by_name])
     imputation = Imputation(
         imputed.to_numpy(),

@@ -61,6 +61,19 @@ class Modalities(NamedTuple):
         by_name = {k: m._replace(counts_NF=m.counts_NF[chosen_N]) for k, m in self.by_name.items()}
         return Modalities(by_name, self.panel_N[chosen_N])
 
+    def keep(self, features: Collection[str]) -> "Modalities":
+        """Modalities of all cells with these of their features, in the order that they have."""
+        by_name = {}
+        for name, modality in self.by_name.items():
+            columns = [i for i, feature in enumerate(modality.features) if feature in features]
+            if columns:
+                by_name[name] = Modality(
+                    modality.counts_NF[:, columns],
+                    tuple(modality.features[i] for i in columns),
+                    modality.measured_KF[:, columns],
+                )
+        return self._replace(by_name=by_name)
+
     def measured(self, name: str) -> NDArray[np.bool_]:
         """(N, F), True where a cell was measured for a feature of a modality."""
         return self.by_name[name].measured_KF[self.panel_N]

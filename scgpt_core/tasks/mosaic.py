@@ -55,7 +55,7 @@ def pose_problem(
     ValueError
         Where the data set has RNA alone, or nothing is left to learn from.
     """
-    modalities = _choose_peaks(read_modalities(adata), settings.n_peaks)
+    modalities = read_modalities(adata)
     if not modalities.by_name:
         message = "the data set has RNA alone: name its `modalities` in datasets.tsv"
         raise ValueError(message)
@@ -73,23 +73,20 @@ def pose_problem(
             " `query` in datasets.tsv"
         )
         raise ValueError(message)
-    return Problem(adata, _withhold(modalities, withheld_N), withheld_N)
+    visible = _choose_peaks(_withhold(modalities, withheld_N), settings.n_peaks)
+    return Problem(adata, visible, withheld_N)
 
 
 def _choose_peaks(modalities: Modalities, n_peaks: int) -> Modalities:
-    """Keep the peaks that vary most in being open at all, among the cells they are measured in."""
+    """Keep the peaks that vary most in being open at all, among the cells they are visible in."""
     if "atac" not in modalities.by_name:
         return modalities
     peaks = modalities.by_name["atac"]
     n_measured_F = modalities.measured("atac").sum(axis=0)
     share_F = peaks.counts_NF.getnnz(axis=0) / np.maximum(n_measured_F, 1)
-    best = np.sort(np.argsort(-share_F * (1 - share_F), kind="stable")[:n_peaks])
-    chosen = Modality(
-        peaks.counts_NF[:, best],
-        tuple(peaks.features[i] for i in best),
-        peaks.measured_KF[:, best],
-    )
-    return modalities._replace(by_name={**modalities.by_name, "atac": chosen})
+    best = np.argsort(-share_F * (1 - share_F), kind="stable")[:n_peaks]
+    left_out = set(peaks.features) - {peaks.features[i] for i in best}
+    return modalities.keep(set(modalities.features) - left_out)
 
 
 def _withhold(modalities: Modalities, withheld_N: NDArray[np.bool_]) -> Modalities:
@@ -111,7 +108,7 @@ def normalise(modalities: Modalities, name: str) -> FloatArray:
     """Values (N, F) of a modality that are compared and predicted; NaN where not measured.
 
     Of proteins the centred log ratio (CLR: log1p less the cell's mean of it over the proteins of
-    its panel), of peaks log1p of counts per 10,000.
+    its panel), of peaks log1p of counts per 10,000 on the peaks that are given.
     """
     measured_NF = modalities.measured(name)
     counts_NF = modalities.by_name[name].counts_NF.toarray()

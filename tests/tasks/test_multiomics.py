@@ -1,5 +1,6 @@
 """A tiny model is fine-tuned on real CITE-seq cells, embeds all and imputes what is withheld."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -8,10 +9,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.sparse import csr_matrix
 from tiny_model import save_tiny_model
 
+from scgpt_core import joint_baselines
+from scgpt_core.baselines import hvg_pca
 from scgpt_core.checkpoint import load_checkpoint
-from scgpt_core.config import DatasetRow, ModalitySettings, MultiomicsSettings
+from scgpt_core.config import (
+    DatasetRow,
+    MethodRow,
+    ModalitySettings,
+    MultiomicsSettings,
+    read_table,
+)
 from scgpt_core.joint_baselines import JOINT_BASELINES, run_joint_baseline
 from scgpt_core.keys import EMBEDDING, IMPUTED
 from scgpt_core.scores import score_embedding, score_imputation
@@ -20,7 +30,7 @@ from scgpt_core.tasks.datasets import prepare_dataset
 from scgpt_core.tasks.fitting import UnfinishedError
 from scgpt_core.tasks.merging import merge_datasets
 from scgpt_core.tasks.modalities import read_modalities
-from scgpt_core.tasks.mosaic import pose_problem
+from scgpt_core.tasks.mosaic import normalise, pose_problem, write_joint
 from scgpt_core.tasks.multiomics import integrate_modalities
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +46,12 @@ SETTINGS = MultiomicsSettings.model_validate(
     }
 )  # fmt: skip
 CORE = ("rna_pca", "concat_pca", "concat_harmony")
+ROWS = read_table(ROOT / "config/methods.tsv", MethodRow)
+INSTALLED = [
+    name
+    for name in JOINT_BASELINES
+    if ROWS[name].requires is None or importlib.util.find_spec(ROWS[name].requires) is not None
+]
 
 
 def prepare(name: str, n_cells: int, folder: Path, **row: str) -> Path:
@@ -146,7 +162,7 @@ def test_withheld_proteins_are_imputed_and_scored_beside_simple_methods(
     assert "protein:CD19" in tuned.vocab
     assert tuned.config.n_modalities == 5
 
-    for method in CORE:
+    for method in INSTALLED:
         path = tmp_path / f"{method}.h5ad"
         run_joint_baseline(
             dataset, path, tmp_path / "run.json", method=method, query=[],
@@ -155,12 +171,13 @@ def test_withheld_proteins_are_imputed_and_scored_beside_simple_methods(
         simple = ad.read_h5ad(path)
         assert (simple.obsm[IMPUTED].notna() == imputed.notna()).all(axis=None)
         score = score_imputation(simple, truth).set_index("metric")["value"]
-        assert score["pearson"] > 0.5
+        assert score["pearson"] > (0.5 if method in CORE else 0.3)
         scored = score_embedding(simple, simple).set_index("metric")["value"]
         assert np.isnan(scored["avg_batch"])  # one batch
-        assert scored["avg_bio"] > 0.5
+        assert scored["avg_bio"] > 0.5 or method not in CORE
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning:mofapy2.core.nodes.W_nodes")
 def test_a_mosaic_is_one_embedding_and_its_withheld_batch_is_imputed(
     mosaic: Path, model_folder: Path, tmp_path: Path
 ) -> None:
@@ -176,7 +193,7 @@ def test_a_mosaic_is_one_embedding_and_its_withheld_batch_is_imputed(
     norms = np.linalg.norm(embedding.obsm[EMBEDDING], axis=1)
     np.testing.assert_allclose(norms, 1, rtol=1e-5)
     assert load_checkpoint(tmp_path / "out/model", "cpu").model.heads == {"gep", "gepc", "dar"}
-    for method in CORE:
+    for method in INSTALLED:
         run_joint_baseline(
             mosaic, tmp_path / "b.h5ad", tmp_path / "run.json", method=method, query=query,
             settings=SETTINGS.modalities, seed=5,
@@ -185,8 +202,10 @@ def test_a_mosaic_is_one_embedding_and_its_withheld_batch_is_imputed(
         np.testing.assert_array_equal(simple.notna().to_numpy(), asked)
 
 
-def test_peaks_are_tokens_too(dataset: Path, model_folder: Path, tmp_path: Path) -> None:
-    """Made-up peaks beside real RNA: a third of them are open in one cell type alone."""
+@pytest.fixture(scope="module")
+def multiome(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """30 made-up peaks beside real RNA: a third of them are open in one cell type alone."""
+    folder = tmp_path_factory.mktemp("multiome")
     cells = ad.read_h5ad(dataset)
     rng = np.random.default_rng(0)
     is_b = (cells.obs["label"] == "B cells").to_numpy()[:, None]
@@ -197,32 +216,82 @@ def test_peaks_are_tokens_too(dataset: Path, model_folder: Path, tmp_path: Path)
         rng.binomial(2, chance).astype(np.float32), index=cells.obs_names, columns=names
     )
     source.obs = source.obs.drop(columns="panel")
-    source.write_h5ad(tmp_path / "source.h5ad")
+    source.write_h5ad(folder / "source.h5ad")
     row = DatasetRow.model_validate(
-        {"dataset": "multiome", "path": str(tmp_path / "source.h5ad"), "label_key": "label",
+        {"dataset": "multiome", "path": str(folder / "source.h5ad"), "label_key": "label",
          "modalities": "atac=atac"}
     )  # fmt: skip
     prepare_dataset(
-        row, tmp_path / "source.h5ad", tmp_path / "cells.h5ad",
+        row, folder / "source.h5ad", folder / "cells.h5ad",
         cell_types=ROOT / "resources/cell_types.tsv",
     )  # fmt: skip
+    return folder / "cells.h5ad"
+
+
+def test_peaks_are_tokens_too(multiome: Path, model_folder: Path, tmp_path: Path) -> None:
     settings = SETTINGS.model_copy(
         update={"modalities": ModalitySettings(n_peaks=20, withheld_share=0.25), "epochs": 4}
     )
-    embedding = run(tmp_path / "cells.h5ad", model_folder, tmp_path, settings)
+    embedding = run(multiome, model_folder, tmp_path, settings)
     assert embedding.obsm[IMPUTED].shape[1] == 20
-    scores = score_imputation(embedding, ad.read_h5ad(tmp_path / "cells.h5ad"))
+    scores = score_imputation(embedding, ad.read_h5ad(multiome))
     by_peak = scores[scores["metric"].str.startswith("pearson/atac:")]
     assert len(by_peak) == 20
     assert by_peak["value"].notna().all()
     run_joint_baseline(
-        tmp_path / "cells.h5ad", tmp_path / "b.h5ad", tmp_path / "run.json", method="concat_pca",
+        multiome, tmp_path / "b.h5ad", tmp_path / "run.json", method="concat_pca",
         query=[], settings=settings.modalities, seed=5,
     )  # fmt: skip
-    simple = score_imputation(
-        ad.read_h5ad(tmp_path / "b.h5ad"), ad.read_h5ad(tmp_path / "cells.h5ad")
-    ).set_index("metric")["value"]
+    simple = score_imputation(ad.read_h5ad(tmp_path / "b.h5ad"), ad.read_h5ad(multiome)).set_index(
+        "metric"
+    )["value"]
     assert simple["pearson/atac:chr1:0-500"] > 0.4
+
+
+def test_peaks_are_chosen_without_looking_at_what_is_withheld(multiome: Path) -> None:
+    cells, settings = ad.read_h5ad(multiome), ModalitySettings(n_peaks=10, withheld_share=0.5)
+    problem = pose_problem(cells, [], settings, seed=0)
+    counts = cells.obsm["atac"].toarray()
+    counts[problem.withheld_N] = np.arange(30) % 2
+    cells.obsm["atac"] = csr_matrix(counts)
+    assert pose_problem(cells, [], settings, seed=0).visible.features == problem.visible.features
+
+
+def test_true_peaks_score_as_perfect_in_the_units_that_methods_learn(
+    multiome: Path, tmp_path: Path
+) -> None:
+    cells = ad.read_h5ad(multiome)
+    problem = pose_problem(cells, [], ModalitySettings(n_peaks=20, withheld_share=0.5), seed=0)
+    chosen = read_modalities(cells).keep(problem.visible.features)
+    emb_ND = np.zeros((cells.n_obs, 2), np.float32)
+    write_joint(emb_ND, normalise(chosen, "atac"), problem, tmp_path / "e.h5ad")
+    scores = score_imputation(ad.read_h5ad(tmp_path / "e.h5ad"), cells)
+    np.testing.assert_allclose(scores["value"], 1, rtol=1e-5)
+
+
+def test_totalvi_leaves_peaks_out_and_says_so(
+    multiome: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    problem = pose_problem(ad.read_h5ad(multiome), [], ModalitySettings(), seed=0)
+    monkeypatch.setattr(joint_baselines, "scvi", hvg_pca)
+    joint = joint_baselines.totalvi(problem, 0)
+    assert joint.imputed_NF.shape == (160, 30)
+    assert np.isnan(joint.imputed_NF).all()
+    assert "totalVI reads RNA and proteins: atac is left out" in caplog.text
+
+
+def test_centred_log_ratios_are_over_the_panel_of_the_truth(mosaic: Path) -> None:
+    """Where the decoded proteins are the true ones; what several panels have is a mean by cells."""
+    truth = read_modalities(ad.read_h5ad(mosaic))
+    protein, true_NF = truth.by_name["protein"], normalise(truth, "protein")
+    clr_NF = joint_baselines.mean_clr(
+        lambda panel: protein.counts_NF.toarray(), protein.measured_KF, truth.panel_N
+    )
+    assert np.isfinite(clr_NF).all()
+    alone_F = protein.measured_KF.sum(axis=0) == 1
+    assert 0 < alone_F.sum() < len(alone_F)
+    measured_NF = truth.measured("protein") & alone_F
+    np.testing.assert_allclose(clr_NF[measured_NF], true_NF[measured_NF], atol=1e-5)
 
 
 def test_an_interrupted_fit_goes_on_to_the_same_end(
@@ -230,8 +299,11 @@ def test_an_interrupted_fit_goes_on_to_the_same_end(
 ) -> None:
     settings = SETTINGS.model_copy(update={"epochs": 1})
     trainer = settings.trainer.model_copy(update={"time_budget_minutes": 1e-6})
-    with pytest.raises(UnfinishedError, match="stopped after step 1 and saved"):
-        run(dataset, model_folder, tmp_path, settings.model_copy(update={"trainer": trainer}))
+    hurried = settings.model_copy(update={"trainer": trainer})
+    # A fit from another start is another fit: neither goes on from the other's weights.
+    for each in (hurried, hurried.model_copy(update={"inherit": "all"})):
+        with pytest.raises(UnfinishedError, match="stopped after step 1 and saved"):
+            run(dataset, model_folder, tmp_path, each)
     resumed = run(dataset, model_folder, tmp_path, settings)
     straight = run(dataset, model_folder, tmp_path / "other", settings)
     for key in (EMBEDDING, IMPUTED):
