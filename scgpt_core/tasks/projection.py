@@ -62,8 +62,13 @@ def embed_later_cells(
     Raises
     ------
     ValueError
-        Where the model was not fine-tuned for integration, or the cells are not what it can read.
+        Where the model was not fine-tuned for integration, or the cells are not what it can read,
+        or have no such column.
     """
+    if batch_key is not None and batch_key not in adata.obs:
+        there = ", ".join(adata.obs.columns) or "none"
+        message = f"batch_key {batch_key!r} is no column of adata.obs; there are: {there}"
+        raise ValueError(message)
     ckpt = load_checkpoint(model_folder, device)
     training = read_json(Path(model_folder) / TRAINING)
     if not {"genes", "batches", "settings"} <= training.keys():

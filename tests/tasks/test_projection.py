@@ -100,3 +100,11 @@ def test_a_model_of_another_kind_is_refused(
     _, later, model = finished
     with pytest.raises(ValueError, match="was not fine-tuned for integration"):
         embed_later_cells(later, model.parents[1] / "tiny")
+
+
+def test_a_column_that_is_not_there_is_named(
+    finished: tuple[ad.AnnData, ad.AnnData, Path],
+) -> None:
+    _, later, model = finished
+    with pytest.raises(ValueError, match=r"batch_key 'lane' is no column .* there are: .*batch"):
+        embed_later_cells(later, model, batch_key="lane", device="cpu")
