@@ -133,6 +133,7 @@ class Trainer:
         self._precision = resolve_precision(world.device, settings.precision)
         self._guard = FiniteGuard()
         course = settings.model_dump(mode="json", include=_COURSE) | {"steps": steps}
+        course["precision"] = str(self._precision)
         if patience is not None:
             course |= {"patience": dataclasses.asdict(patience), "evaluate_steps": evaluate_steps}
         self.folder = state_folder / digest({**identity, "trainer": course, "seed": seed})[:12]
