@@ -16,6 +16,8 @@ rule score:
         "results/benchmarks/benchmark/score_{task}_{dataset}_{method}_{seed}.tsv"
     wildcard_constraints:
         task="integration",
+    group:
+        "report"
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -37,6 +39,8 @@ rule score_labels:
         "results/logs/benchmark/score_labels_{dataset}_{method}_{seed}.log",
     benchmark:
         "results/benchmarks/benchmark/score_labels_{dataset}_{method}_{seed}.tsv"
+    group:
+        "report"
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -60,6 +64,8 @@ rule score_modalities:
         "results/logs/benchmark/score_modalities_{dataset}_{method}_{seed}.log",
     benchmark:
         "results/benchmarks/benchmark/score_modalities_{dataset}_{method}_{seed}.tsv"
+    group:
+        "report"
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -85,6 +91,8 @@ rule score_perturbations:
         "results/logs/benchmark/score_perturbations_{dataset}_{method}_{seed}.log",
     benchmark:
         "results/benchmarks/benchmark/score_perturbations_{dataset}_{method}_{seed}.tsv"
+    group:
+        "report"
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -115,6 +123,8 @@ rule collect_scores:
         "results/logs/benchmark/collect_scores.log",
     benchmark:
         "results/benchmarks/benchmark/collect_scores.tsv"
+    group:
+        "report"
     conda:
         "../envs/pipeline.yaml"
     threads: 1

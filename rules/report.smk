@@ -24,6 +24,8 @@ rule render_report:
         "results/benchmarks/report/render_report_{notebook}.tsv"
     wildcard_constraints:
         notebook="|".join(PAGES),
+    group:
+        "report"
     conda:
         "../envs/pipeline.yaml"
     threads: 1

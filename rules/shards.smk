@@ -84,6 +84,8 @@ rule check_overlap:
         "results/logs/shards/check_overlap_{corpus}.log",
     benchmark:
         "results/benchmarks/shards/check_overlap_{corpus}.tsv"
+    group:
+        "report"
     conda:
         "../envs/pipeline.yaml"
     threads: 1
