@@ -15,9 +15,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 logger = logging.getLogger(__name__)
+COMPRESSION: Final[Mapping[str, Any]] = {"compression": "gzip", "compression_opts": 1}
+"""Of h5ad files. Not lzf, whose bytes depend on what was in memory before."""
 _RECORDED_PACKAGES = (
     "scgpt-core", "torch", "numpy", "numba", "pyarrow", "anndata", "scanpy", "scib", "faiss-cpu",
     "cellxgene-census", "tiledbsoma", "harmonypy",

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from scgpt_core.keys import FEATURE_ID, N_CELLS
-from scgpt_core.runs import sha256, whole
+from scgpt_core.runs import COMPRESSION, sha256, whole
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class PartitionWriter:
         for name, dtype in (("data", np.float32), ("indices", np.int32)):
             self._X.create_dataset(
                 name, (0,), dtype, maxshape=(None,), chunks=(_CHUNK,), shuffle=True,
-                compression="gzip", compression_opts=1,
+                **COMPRESSION,
             )  # fmt: skip
         self._row_ends = [np.zeros(1, np.int64)]
         self.n_cells_G: NDArray[np.int64] = np.zeros(n_genes, np.int64)

@@ -25,7 +25,7 @@ from scgpt_core.networks.cells import (
 )
 from scgpt_core.networks.edges import ALL, CONTROL, PERTURBED
 from scgpt_core.networks.gene_sets import read_regulation, read_regulators
-from scgpt_core.runs import whole
+from scgpt_core.runs import COMPRESSION, whole
 
 CONDITION, LOG = "network_condition", "log"
 TOKEN, REGULATOR, SUBSET = "token_id", "is_regulator", "in_subset"
@@ -109,7 +109,7 @@ def prepare_network(
         chosen.var[REGULATOR].sum(),
     )
     with whole(output) as temporary:
-        chosen.write_h5ad(temporary, compression="lzf")
+        chosen.write_h5ad(temporary, **COMPRESSION)
 
 
 def open_network(path: str | Path) -> NetworkCells:

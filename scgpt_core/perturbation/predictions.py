@@ -25,7 +25,7 @@ from scgpt_core.perturbation.data import (
 )
 from scgpt_core.perturbation.reverse import rank_candidates
 from scgpt_core.perturbation.splits import Fold, Split
-from scgpt_core.runs import sha256, whole
+from scgpt_core.runs import COMPRESSION, sha256, whole
 
 FOLD: Final = "fold"
 CONTROL_CELL: Final = "control_cell"
@@ -126,7 +126,7 @@ def write_predictions(
 ) -> None:
     """Write predicted cells (h5ad) and candidates of reverse (parquet)."""
     with whole(cells) as temporary:
-        predicted.write_h5ad(temporary, compression="lzf")
+        predicted.write_h5ad(temporary, **COMPRESSION)
     with whole(ranks) as temporary:
         candidates.to_parquet(temporary, index=False)
 

@@ -106,7 +106,7 @@ def prepare_dataset(
     if row.modalities:
         write_modalities(prepared, take_modalities(content[prepared.obs_names], row))
     with runs.whole(output) as temporary:
-        prepared.write_h5ad(temporary, compression="lzf", convert_strings_to_categoricals=False)
+        prepared.write_h5ad(temporary, **runs.COMPRESSION, convert_strings_to_categoricals=False)
     label = prepared.obs[LABEL]
     logger.info(
         "%s: %d cells x %d genes, %d batches, %d labels (%d cells have none)",

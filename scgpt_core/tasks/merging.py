@@ -66,7 +66,7 @@ def merge_datasets(parts: Mapping[str, str | Path], output: str | Path) -> None:
     merged.uns[SOURCE_SHA256] = runs.digest({name: runs.sha256(p) for name, p in parts.items()})
     logger.info("%d cells x %d genes that all parts have", *merged.shape)
     with runs.whole(output) as temporary:
-        merged.write_h5ad(temporary, compression="lzf", convert_strings_to_categoricals=False)
+        merged.write_h5ad(temporary, **runs.COMPRESSION, convert_strings_to_categoricals=False)
 
 
 def _read_part(name: str, path: str | Path) -> tuple[ad.AnnData, Modalities]:
