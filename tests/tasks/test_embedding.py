@@ -109,6 +109,18 @@ def test_equal_batch_shapes_give_equal_bytes(
     assert np.array_equal(embed(cells, ckpt), reference)
 
 
+def test_threads_change_no_embedding(
+    cells: ad.AnnData, ckpt: Checkpoint, reference: NDArray[np.float32]
+) -> None:
+    n_threads = torch.get_num_threads()
+    try:
+        for n in (1, 2, 3):
+            torch.set_num_threads(n)
+            assert np.abs(embed(cells, ckpt) - reference).max() < 1e-5
+    finally:
+        torch.set_num_threads(n_threads)
+
+
 @pytest.mark.skipif(not multiplies_int8(), reason="needs AVX2")
 def test_int8_is_near_and_the_same_in_any_company(cells: ad.AnnData, ckpt: Checkpoint) -> None:
     torch.manual_seed(0)
