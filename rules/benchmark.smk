@@ -104,7 +104,7 @@ rule score_perturbations:
         code=get_code(
             *(
                 f"perturbation/{name}"
-                for name in ("metrics", "scores", "splits", "truth")
+                for name in ("data", "metrics", "reverse", "scores", "splits", "truth")
             )
         ),
     script:
