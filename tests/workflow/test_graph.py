@@ -17,6 +17,9 @@ from scgpt_core.data.cell_list import PARTITION
 SNAKEMAKE_MB = 250
 """What Snakemake itself takes in a job of a cluster: 105 to 215 MB were measured."""
 _PEAK = re.compile(r" and (\d+) MB of memory at most$", re.MULTILINE)
+_GPUS = re.compile(
+    r"^(?:local)?rule (\w+):$(?:\n    .*)*?\n    resources: .*?gpu=(\d+)", re.MULTILINE
+)
 _JOB = re.compile(
     r"^(?:local)?(?:rule|checkpoint) (\w+):$.*?"
     r"^    benchmark: (\S+)$.*?"
@@ -114,6 +117,18 @@ def test_a_plan_has_the_partitions_that_the_query_found(tmp_path: Path) -> None:
     jobs = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout, re.MULTILINE))
     assert jobs["download_partition"] == jobs["build_shard"] == str(n_partitions)
     assert "query_census" not in jobs
+
+
+def test_gpus_are_asked_for_where_the_config_has_them(tmp_path: Path) -> None:
+    def gpus(*config: str) -> dict[str, int]:
+        done = snakemake(tmp_path, "--dry-run", *config)
+        assert_ran(done)
+        return {rule: int(n) for rule, n in _GPUS.findall(done.stdout) if n != "0"}
+
+    assert gpus() == {}
+    trainer = "annotation={trainer: {device: cuda, processes: 2}}"
+    asked = gpus("--config", "embed={device: cuda}", trainer)
+    assert asked == {"annotate": 2, "embed": 1, "map_query": 1}  # others are behind the query
 
 
 @pytest.mark.parametrize(
