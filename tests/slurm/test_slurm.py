@@ -32,7 +32,7 @@ pytestmark = [
     pytest.mark.slurm,
     pytest.mark.timeout(1800),
     pytest.mark.skipif(
-        "SCGPT_TEST_SLURM" not in os.environ, reason="run by `make test-slurm` and .ci/run"
+        "SCGPT_TEST_SLURM" not in os.environ, reason="run by `make test-slurm`"
     ),
     pytest.mark.skipif(
         os.geteuid() != 0 or shutil.which("apt-get") is None,
