@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from pydantic import BaseModel
+
 ROOT = Path(__file__).parents[1]
 SMOKE = ROOT / "tests/smoke/config.yaml"
 
@@ -32,3 +34,28 @@ def snakemake(
 
 def assert_ran(done: subprocess.CompletedProcess[str]) -> None:
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+
+
+def finetune_in_two_processes(
+    task: str,
+    dataset: Path,
+    model_folder: Path,
+    folder: Path,
+    *more: str,
+    settings: BaseModel,
+    threads: int,
+) -> None:
+    """Run the job of a fine-tuning as its rule does, in two processes; `out` in the folder has it.
+
+    The pretrained model is fine-tuned, with seed 5.
+    """
+    scripts = ROOT / "workflow_scripts"
+    launcher = (scripts / "torchrun.sh", "1", "2", str(threads), scripts / "finetune.py")
+    paths = (dataset, model_folder, folder / "out", folder / "state", folder / "log")
+    options = ("--settings", settings.model_dump_json(), "--init", "pretrained", "--seed", "5")
+    subprocess.run(
+        [*launcher, task, *paths, *options, "--threads", str(threads), *more],
+        env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        check=True,
+        timeout=240,
+    )

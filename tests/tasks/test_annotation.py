@@ -1,10 +1,6 @@
 """A tiny model is fine-tuned on real labelled cells, and labels others."""
 
 import json
-import os
-import subprocess
-import sys
-from itertools import chain
 from pathlib import Path
 
 import anndata as ad
@@ -12,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from graph import finetune_in_two_processes
 from scipy.sparse import csr_matrix
 from tiny_model import save_tiny_model
 
@@ -146,24 +143,10 @@ def test_an_interrupted_fit_goes_on_to_the_same_end(
 def test_two_processes_label_as_one(
     dataset: Path, model_folder: Path, finished: tuple[Path, pd.DataFrame], tmp_path: Path
 ) -> None:
-    arguments = {
-        "--settings": SETTINGS.model_dump_json(),
-        "--init": "pretrained",
-        "--seed": "5",
-        "--threads": "2",
-        "--query": "10x_5p",
-    }
-    scripts = ROOT / "workflow_scripts"
-    subprocess.run(
-        [
-            *(scripts / "torchrun.sh", "1", "2", "2", scripts / "finetune.py", "annotation"),
-            *(dataset, model_folder, tmp_path / "out", tmp_path / "state", tmp_path / "log"),
-            *chain.from_iterable(arguments.items()),
-        ],
-        env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
-        check=True,
-        timeout=240,
-    )
+    finetune_in_two_processes(
+        "annotation", dataset, model_folder, tmp_path, "--query", "10x_5p",
+        settings=SETTINGS, threads=2,
+    )  # fmt: skip
     together = pd.read_parquet(tmp_path / "out/predictions.parquet")
     assert together["predicted"].tolist() == finished[1]["predicted"].tolist()
     np.testing.assert_allclose(together["confidence"], finished[1]["confidence"], atol=1e-3)

@@ -1,9 +1,5 @@
 import dataclasses
 import json
-import os
-import subprocess
-import sys
-from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +7,7 @@ import anndata as ad
 import numpy as np
 import pytest
 import torch
+from graph import finetune_in_two_processes
 from tiny_model import save_tiny_model
 
 from scgpt_core.checkpoint import adapt_model, load_checkpoint
@@ -212,22 +209,8 @@ def test_two_processes_integrate_as_one_with_their_micro_batches(
     """But for the running statistics of batch norm: in one process micro-batches follow another."""
     settings = with_trainer(micro_batch_cells=8).model_copy(update={"patience": 1, "epochs": 8})
     alone = run(dataset, model_folder, tmp_path / "alone", settings)
-    arguments = {
-        "--settings": settings.model_dump_json(),
-        "--init": "pretrained",
-        "--seed": "5",
-        "--threads": "1",
-    }
-    scripts = ROOT / "workflow_scripts"
-    subprocess.run(
-        [
-            *(scripts / "torchrun.sh", "1", "2", "1", scripts / "finetune.py", "integration"),
-            *(dataset, model_folder, tmp_path / "out", tmp_path / "state", tmp_path / "log"),
-            *chain.from_iterable(arguments.items()),
-        ],
-        env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
-        check=True,
-        timeout=240,
+    finetune_in_two_processes(
+        "integration", dataset, model_folder, tmp_path, settings=settings, threads=1
     )
     together = ad.read_h5ad(tmp_path / "out/embedding.h5ad")
     assert (together.obsm["X_emb"] * alone.obsm["X_emb"]).sum(axis=1).min() > 0.999
