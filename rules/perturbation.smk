@@ -19,6 +19,7 @@ rule split_perturbations:
         runtime=get_runtime(10),
     params:
         settings=CFG.perturbation.split.model_dump(mode="json"),
+        n_genes=CFG.perturbation.n_genes,
         seed="{seed}",
         code=get_code("perturbation/data", "perturbation/splits"),
     script:
@@ -48,7 +49,7 @@ rule shift:
         runtime=get_runtime(60),
     params:
         method="{method}",
-        settings=CFG.perturbation.model_dump(mode="json", exclude={"trainer", "split"}),
+        settings=CFG.perturbation.model_dump(mode="json", exclude={"trainer", "split", "n_genes"}),
         seed="{seed}",
         code=get_code(
             *(

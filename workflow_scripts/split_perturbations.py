@@ -11,9 +11,11 @@ from scgpt_core.perturbation.splits import make_split
 from scgpt_core.runs import sha256, start_logging
 
 
-def main(dataset: str, output: str, *, settings: Mapping[str, Any], seed: str) -> None:
+def main(
+    dataset: str, output: str, *, settings: Mapping[str, Any], n_genes: int, seed: str
+) -> None:
     split = make_split(
-        read_perturbations(ad.read_h5ad(dataset)),
+        read_perturbations(ad.read_h5ad(dataset), n_genes=n_genes),
         PerturbationSplitSettings.model_validate(settings),
         dataset_sha256=sha256(dataset),
         seed=int(seed),

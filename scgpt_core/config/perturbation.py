@@ -28,6 +28,9 @@ class PerturbationSettings(FineTuningSettings):
     """Prediction of perturbed cells; the defaults are those of the published tutorial."""
 
     split: PerturbationSplitSettings = PerturbationSplitSettings()
+    n_genes: Count = 5000
+    """Measured genes that vary most (seurat_v3, per batch); they are learned, predicted and scored,
+    and the perturbed ones with them."""
     gene_sets: Path = Path("resources/genesets/ReactomePathways.gmt.gz")
     """Gene sets (gmt) that some simple methods, and `gene_start: pathways`, know genes by."""
     control_cells: Count = 100

@@ -6,6 +6,7 @@ not be measured.
 Shapes: N cells, G measured genes, C conditions, S strata.
 """
 
+import dataclasses
 import logging
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -24,6 +25,7 @@ from scgpt_core.data.genes import all_genes, match_genes, match_var
 from scgpt_core.data.identity import cell_identity
 from scgpt_core.data.qc import check_counts
 from scgpt_core.keys import BATCH, LABEL
+from scgpt_core.tasks.datasets import variable_genes
 
 CONTROL: Final = "ctrl"
 CONDITION: Final = "condition"
@@ -131,6 +133,18 @@ class Perturbations:
         assert not (weight_CS[:, n_S == 0] > 0).any(), "every stratum has control cells"
         return np.asarray(np.einsum("cs,csg->cg", weight_CS, mean_CSG - base_SG))
 
+    def of_genes(self, genes: Collection[str]) -> "Perturbations":
+        """Keep all cells, and of the measured genes these alone."""
+        chosen = np.flatnonzero(np.isin(self.genes, list(genes))).tolist()
+        place = {old: new for new, old in enumerate(chosen)}
+        return dataclasses.replace(
+            self,
+            log_NG=self.log_NG[:, chosen],
+            genes=tuple(self.genes[i] for i in chosen),
+            var=self.var.iloc[chosen],
+            column_of={g: place[i] for g, i in self.column_of.items() if i in place},
+        )
+
     def _group_means(
         self, group_N: NDArray[np.int64], chosen_N: NDArray[np.bool_], n_groups: int
     ) -> tuple[FloatArray, NDArray[np.int64]]:
@@ -174,13 +188,15 @@ def name_condition(genes: Collection[str]) -> str:
     return "+".join(names if len(names) > 1 else [*names, CONTROL]) if names else CONTROL
 
 
-def read_perturbations(adata: ad.AnnData) -> Perturbations:
+def read_perturbations(adata: ad.AnnData, *, n_genes: int | None = None) -> Perturbations:
     """Read a prepared data set that has the columns of its source (`obs_columns`).
 
     Parameters
     ----------
     adata
         Raw counts in X; obs `batch`, `label` (the cell type), and `condition` or `perturbation`.
+    n_genes
+        Of the measured genes, so many that vary most, and those that are perturbed; None: all.
 
     Raises
     ------
@@ -192,7 +208,7 @@ def read_perturbations(adata: ad.AnnData) -> Perturbations:
     adata, condition = adata[conditions.index], conditions.to_numpy(str)
     _check_controls(adata.obs, condition)
     genes = sorted({gene for name in set(condition) for gene in genes_of(name)})
-    return Perturbations(
+    data = Perturbations(
         _log_normalise(adata.X, condition == CONTROL),
         condition,
         adata.obs[BATCH].to_numpy(str),
@@ -203,6 +219,22 @@ def read_perturbations(adata: ad.AnnData) -> Perturbations:
         adata.var,
         _find_columns(genes, adata.var),
     )
+    return data if n_genes is None else data.of_genes(_choose_genes(adata, data, n_genes))
+
+
+def _choose_genes(adata: ad.AnnData, data: Perturbations, n_genes: int) -> list[str]:
+    """Genes that vary most among all cells, as published: what is scored is alike for all folds."""
+    variable_G = variable_genes(adata, n_genes)
+    n_variable = variable_G.sum()
+    variable_G[list(data.column_of.values())] = True
+    logger.info(
+        "%d of %d measured genes are predicted and scored: %d vary most, %d more are perturbed",
+        variable_G.sum(),
+        len(variable_G),
+        n_variable,
+        variable_G.sum() - n_variable,
+    )
+    return list(adata.var_names[variable_G])
 
 
 def read_conditions(obs: pd.DataFrame, *, measured: Collection[str] = ()) -> pd.Series:

@@ -132,12 +132,12 @@ def write_predictions(
 
 
 def read_dataset(dataset: str | Path, split: str | Path) -> tuple[Perturbations, Split]:
-    """Read a prepared data set with its split.
+    """Read a prepared data set with its split, and the genes that are predicted.
 
     Raises
     ------
     ValueError
         Where the data are not as they should be, or the split is of others.
     """
-    data = read_perturbations(ad.read_h5ad(dataset))
-    return data, Split.load(split, dataset_sha256=sha256(dataset))
+    folds = Split.load(split, dataset_sha256=sha256(dataset))
+    return read_perturbations(ad.read_h5ad(dataset)).of_genes(folds.genes), folds

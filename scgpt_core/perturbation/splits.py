@@ -15,7 +15,7 @@ from scgpt_core.config import PerturbationSplitSettings
 from scgpt_core.perturbation.data import Perturbations, genes_of
 from scgpt_core.runs import read_json, write_json
 
-_FORMAT: Final = "scgpt-perturbation-split-1"
+_FORMAT: Final = "scgpt-perturbation-split-2"
 logger = logging.getLogger(__name__)
 
 
@@ -54,13 +54,14 @@ class Split(NamedTuple):
 
     dataset_sha256: str
     seed: int
+    genes: tuple[str, ...]
+    """Measured genes that are learned, predicted and scored, by every method."""
     folds: tuple[Fold, ...]
 
     def save(self, path: str | Path) -> None:
         """Write as JSON, whole or not at all."""
         folds = [fold._asdict() for fold in self.folds]
-        described = {"format": _FORMAT, "dataset_sha256": self.dataset_sha256, "seed": self.seed}
-        write_json(path, {**described, "folds": folds})
+        write_json(path, {"format": _FORMAT, **self._asdict(), "folds": folds})
 
     @classmethod
     def load(cls, path: str | Path, *, dataset_sha256: str) -> Self:
@@ -81,7 +82,8 @@ class Split(NamedTuple):
                 f"{dataset_sha256[:12]}: make the split anew"
             )
             raise ValueError(message)
-        return cls(dataset_sha256, content["seed"], tuple(map(_read_fold, content["folds"])))
+        folds = tuple(map(_read_fold, content["folds"]))
+        return cls(dataset_sha256, content["seed"], tuple(content["genes"]), folds)
 
 
 def _read_fold(content: dict[str, Any]) -> Fold:
@@ -109,7 +111,7 @@ def make_split(
         folds = _by_gene(data, settings, rng)
     else:
         folds = _by_group(data, settings, rng)
-    return Split(dataset_sha256, seed, tuple(folds))
+    return Split(dataset_sha256, seed, data.genes, tuple(folds))
 
 
 def _by_gene(

@@ -6,6 +6,7 @@ import pytest
 from screen import make_screen
 
 from scgpt_core.perturbation.data import CONTROL, read_conditions, read_perturbations
+from scgpt_core.tasks.datasets import variable_genes
 
 
 def test_conditions_of_gears() -> None:
@@ -67,6 +68,18 @@ def test_a_batch_without_controls_stops_the_run() -> None:
 def test_perturbed_genes_are_found_where_they_are_measured() -> None:
     data = read_perturbations(make_screen())
     assert data.column_of == {"STAT1": data.genes.index("STAT1")}
+
+
+def test_genes_that_vary_and_those_perturbed_are_kept_at_the_scale_of_all() -> None:
+    screen = make_screen(["ctrl", "SMAD4+ctrl", "CUL3+ctrl", "IRF1+ctrl"])
+    whole, part = read_perturbations(screen), read_perturbations(screen, n_genes=4)
+    vary = set(screen.var_names[variable_genes(screen, 4)])
+    assert "IRF1" not in vary
+    assert set(part.genes) == vary | {"IRF1"}
+    assert part.genes[part.column_of["IRF1"]] == "IRF1"
+    assert tuple(part.var.index) == part.genes
+    columns = [whole.genes.index(name) for name in part.genes]
+    np.testing.assert_array_equal(part.log_NG.toarray(), whole.log_NG[:, columns].toarray())
 
 
 def test_old_names_lead_to_the_measured_gene() -> None:

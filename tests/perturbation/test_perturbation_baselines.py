@@ -67,6 +67,21 @@ def score(files: dict[str, Path], method: str | None, folder: Path) -> dict[str,
     return dict(zip(scores["metric"], scores["value"], strict=True))
 
 
+def test_the_genes_of_the_split_are_predicted_alone(files: dict[str, Path], tmp_path: Path) -> None:
+    data = read_perturbations(ad.read_h5ad(files["dataset"]), n_genes=6)
+    split = make_split(data, SETTINGS.split, dataset_sha256=sha256(files["dataset"]), seed=0)
+    split.save(tmp_path / "split.json")
+    paths = {name: tmp_path / name for name in ("cells", "ranks", "run_json")}
+    run_baseline(
+        **{**files, "split": tmp_path / "split.json"},
+        **paths,
+        method="train_mean",
+        settings=SETTINGS,
+        seed=0,
+    )
+    assert tuple(ad.read_h5ad(paths["cells"]).var_names) == data.genes
+
+
 def test_gene_sets_tell_what_the_training_mean_cannot(
     files: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -80,7 +80,7 @@ def test_the_ceiling_ranks_genes_and_pairs_apart() -> None:
     data = read_perturbations(make_screen(WITH_PAIRS))
     pairs = tuple(name for name in data.conditions if len(genes_of(name)) > 1)
     states = (*pairs, "CUL3+ctrl", "JAK2+ctrl", "SMAD4+ctrl")
-    split = Split("a" * 64, 0, (leave_out(data, *states),))
+    split = Split("a" * 64, 0, data.genes, (leave_out(data, *states),))
     scores = score_predictions(data, split, predicted=None, ranks=None, focus={})
     values = pd.Series(scores["value"].to_numpy(), index=scores["metric"])
     assert values["reverse_single_top1"] == values["reverse_pair_top1"] == 1
