@@ -10,7 +10,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from graph import ROOT, assert_ran, snakemake
+import yaml
+from graph import ROOT, SMOKE, assert_ran, snakemake
 
 from scgpt_core.data.cell_list import PARTITION
 
@@ -85,6 +86,22 @@ def test_a_forced_rule_reruns_with_what_follows(smoke_run: Path) -> None:
     assert "build_shard " not in done.stdout
 
 
+@pytest.mark.slow
+def test_of_a_new_method_alone_is_computed(smoke_run: Path) -> None:
+    methods = [*yaml.safe_load(SMOKE.read_text())["benchmark"]["methods"], "harmony"]
+    done = snakemake(smoke_run, "--dry-run", "--config", f"benchmark={{methods: {methods}}}")
+    assert_ran(done)
+    jobs = count_jobs(done.stdout)
+    assert jobs.pop("baseline") == jobs.pop("score") == jobs.pop("collect_scores") == 1
+    assert set(jobs) <= {
+        "render_report",
+        "benchmark",
+        "report",
+        "all",
+        "total",
+    }  # pages with scores
+
+
 def test_until_and_rulegraph(tmp_path: Path) -> None:
     until = snakemake(tmp_path, "--dry-run", "--until", "query_census")
     assert_ran(until)
@@ -114,8 +131,8 @@ def test_a_plan_has_the_partitions_that_the_query_found(tmp_path: Path) -> None:
     hosted = ROOT / "config/census_blood.yaml"
     done = snakemake(tmp_path, "--dry-run", *whole_human, configfile=hosted)
     assert_ran(done)
-    jobs = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout, re.MULTILINE))
-    assert jobs["download_partition"] == jobs["build_shard"] == str(n_partitions)
+    jobs = count_jobs(done.stdout)
+    assert jobs["download_partition"] == jobs["build_shard"] == n_partitions
     assert "query_census" not in jobs
 
 
@@ -143,6 +160,11 @@ def test_a_mistyped_config_stops_at_parse_time(tmp_path: Path, setting: str, sai
     done = snakemake(tmp_path, "--dry-run", "--config", setting)
     assert done.returncode != 0
     assert said in done.stdout + done.stderr
+
+
+def count_jobs(plan: str) -> dict[str, int]:
+    """Jobs by rule, of what a dry run says."""
+    return {rule: int(n) for rule, n in re.findall(r"^(\w+) +(\d+)$", plan, re.MULTILINE)}
 
 
 def read_requests(said: str) -> pd.DataFrame:
