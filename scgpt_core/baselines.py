@@ -4,8 +4,12 @@ A baseline is a function of a prepared data set and a seed that gives the embedd
 (cells, dimensions). To add one: a row of methods.tsv and an entry of `BASELINES`.
 """
 
+import logging
+import os
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Final
+from unittest.mock import patch
 
 import numpy as np
 import scanpy as sc
@@ -22,11 +26,9 @@ N_COMPONENTS: Final = 50
 N_LATENT: Final = 30
 """Dimensions of scVI and scANVI, as in the study of scib."""
 _COUNTS_A_CELL: Final = 1e4
-_SCANVI_TRAINING: Final[Mapping[str, Any]] = {
-    "max_epochs": 20,
-    "n_samples_per_label": 100,
-    "enable_progress_bar": False,
-}
+_SCANVI_TRAINING: Final[Mapping[str, Any]] = {"max_epochs": 20, "n_samples_per_label": 100}
+SCVI_EPOCHS: int | None = None
+"""Of scVI and totalVI; None leaves them to scvi-tools: the more cells, the fewer."""
 
 Baseline = Callable[[AnnData, int], NDArray[np.float32]]
 
@@ -111,7 +113,7 @@ def bbknn(adata: AnnData, seed: int) -> NDArray[np.float32]:
 
 def scvi(adata: AnnData, seed: int) -> NDArray[np.float32]:
     """Latent means of a variational autoencoder of counts (Lopez et al. 2018)."""
-    return np.asarray(_train_scvi(adata, seed).get_latent_representation(), dtype=np.float32)
+    return np.asarray(_fit_scvi(adata, seed).get_latent_representation(), dtype=np.float32)
 
 
 def scanvi(adata: AnnData, seed: int) -> NDArray[np.float32]:
@@ -119,24 +121,42 @@ def scanvi(adata: AnnData, seed: int) -> NDArray[np.float32]:
     from scvi.model import SCANVI
 
     model = SCANVI.from_scvi_model(
-        _train_scvi(adata, seed), unlabeled_category=UNKNOWN, labels_key=LABEL
+        _fit_scvi(adata, seed), unlabeled_category=UNKNOWN, labels_key=LABEL
     )
-    model.train(**_SCANVI_TRAINING)
+    train_scvi(model, **_SCANVI_TRAINING)
     return np.asarray(model.get_latent_representation(), dtype=np.float32)
 
 
-def _train_scvi(adata: AnnData, seed: int) -> Any:
+def _fit_scvi(adata: AnnData, seed: int) -> Any:
     """Train scVI in the size that the study of scib used."""
-    import scvi as package
-
-    package.settings.seed = seed
+    package = import_scvi(seed)
     cells = AnnData(
         adata.X[:, variable_genes(adata, N_GENES)].copy(), obs=adata.obs[[BATCH, LABEL]].copy()
     )
     package.model.SCVI.setup_anndata(cells, batch_key=BATCH)
     model = package.model.SCVI(cells, n_layers=2, n_latent=N_LATENT, gene_likelihood="nb")
-    model.train(enable_progress_bar=False)
+    train_scvi(model, max_epochs=SCVI_EPOCHS)
     return model
+
+
+def import_scvi(seed: int) -> Any:
+    """Give the package of scvi-tools, seeded, that logs only what is wrong."""
+    import scvi as package
+
+    for name in ("lightning.fabric", "lightning.pytorch", "scvi"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    package.settings.seed = seed
+    return package
+
+
+def train_scvi(model: Any, **options: Any) -> None:
+    """Train a model of scvi-tools on a CPU: no rule of a simple method asks for a GPU."""
+    with patch.dict(os.environ), warnings.catch_warnings():
+        # Its trainer would take the tasks of an allocation for its own processes, and refuse them.
+        os.environ.pop("SLURM_NTASKS", None)
+        # How to use Slurm, its own deprecations; what scvi-tools warns of is about the data.
+        warnings.filterwarnings("ignore", module=r"lightning\.")
+        model.train(accelerator="cpu", enable_progress_bar=False, **options)
 
 
 BASELINES: Final[Mapping[str, Baseline]] = {

@@ -8,6 +8,7 @@ Shapes: N cells, D dimensions, F features beside RNA.
 """
 
 import logging
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -20,6 +21,7 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import RidgeCV
 from sklearn.neighbors import NearestNeighbors
 
+from scgpt_core import baselines
 from scgpt_core.baselines import N_COMPONENTS, N_GENES, hvg_pca, log_counts, scvi
 from scgpt_core.config import ModalitySettings
 from scgpt_core.keys import BATCH
@@ -164,9 +166,7 @@ def totalvi(problem: Problem, seed: int) -> Joint:
     if "protein" not in visible.by_name:
         logger.warning("totalVI without proteins is scVI: nothing is imputed")
         return Joint(scvi(problem.adata, seed), imputed_NF)
-    import scvi as package
-
-    package.settings.seed = seed
+    package = baselines.import_scvi(seed)
     genes_G = variable_genes(problem.adata, N_GENES)
     cells = ad.AnnData(problem.adata.X[:, genes_G].copy(), obs=problem.adata.obs[[BATCH]].copy())
     cells.obs["source"] = cells.obs[BATCH].astype(str) + "/" + visible.panel_N.astype(str)
@@ -174,11 +174,15 @@ def totalvi(problem: Problem, seed: int) -> Joint:
     cells.obsm["protein"] = pd.DataFrame(
         proteins.counts_NF.toarray(), index=cells.obs_names, columns=list(proteins.features)
     )
-    package.model.TOTALVI.setup_anndata(
-        cells, batch_key="source", protein_expression_obsm_key="protein"
-    )
-    model = package.model.TOTALVI(cells, n_latent=20)
-    model.train(enable_progress_bar=False)
+    with warnings.catch_warnings():
+        # Another format would do as well; and proteins are missing on purpose.
+        theirs = "We recommend using setup_mudata|Some proteins have all 0 counts in some batches"
+        warnings.filterwarnings("ignore", theirs)
+        package.model.TOTALVI.setup_anndata(
+            cells, batch_key="source", protein_expression_obsm_key="protein"
+        )
+        model = package.model.TOTALVI(cells, n_latent=20)
+    baselines.train_scvi(model, max_epochs=baselines.SCVI_EPOCHS)
 
     def decode(panel: int) -> NDArray[Any]:
         sources = sorted(set(cells.obs["source"][visible.panel_N == panel]))

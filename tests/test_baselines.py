@@ -1,4 +1,5 @@
 import importlib.util
+import os
 from pathlib import Path
 
 import anndata as ad
@@ -8,6 +9,7 @@ import scanpy as sc
 import yaml
 from numpy.typing import NDArray
 
+from scgpt_core import baselines
 from scgpt_core.baselines import BASELINES, N_COMPONENTS, N_LATENT, run_baseline
 from scgpt_core.config import MethodRow, leave_out_missing, load_config, read_table
 from scgpt_core.metrics import batch_variance
@@ -31,8 +33,18 @@ def adata() -> ad.AnnData:
     return cells
 
 
-@pytest.mark.parametrize("method", [name for name in BASELINES if INSTALLED[name]])
-def test_embedding_is_finite_and_equal_on_every_run(method: str, adata: ad.AnnData) -> None:
+@pytest.mark.filterwarnings(
+    "ignore:Tensorflow not installed:ImportWarning",  # umap, which bbknn imports
+    r"ignore:Category \d+ in adata.obs:UserWarning",  # scvi-tools of types of one or two cells
+)
+@pytest.mark.parametrize("method", BASELINES)
+def test_embedding_is_finite_and_equal_on_every_run(
+    method: str, adata: ad.AnnData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not INSTALLED[method]:
+        pytest.skip(f"{ROWS[method].requires} is not installed")
+    monkeypatch.setattr(baselines, "SCVI_EPOCHS", 3)  # it takes 400 of so few cells
+    monkeypatch.setattr(baselines, "_SCANVI_TRAINING", {"max_epochs": 2})
     counts = adata.X.copy()
     first, second = (run_baseline(method, adata, seed=3) for _ in range(2))
     assert first.dtype == np.float32
@@ -40,6 +52,21 @@ def test_embedding_is_finite_and_equal_on_every_run(method: str, adata: ad.AnnDa
     assert np.isfinite(first).all()
     np.testing.assert_array_equal(first, second)
     assert (counts != adata.X).nnz == 0
+
+
+def test_scvi_is_one_quiet_process_whatever_slurm_says(
+    adata: ad.AnnData,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("scvi", reason="scvi-tools is not installed")
+    monkeypatch.setattr(baselines, "SCVI_EPOCHS", 1)
+    monkeypatch.setenv("SLURM_NTASKS", "8")
+    monkeypatch.setenv("SLURM_JOB_NAME", "an allocation of eight tasks")
+    run_baseline("scvi", adata, seed=0)
+    assert os.environ["SLURM_NTASKS"] == "8"
+    assert not caplog.text + "".join(capfd.readouterr())
 
 
 def test_hvg_pca_is_that_of_scanpy(adata: ad.AnnData) -> None:
