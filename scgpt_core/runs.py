@@ -20,10 +20,12 @@ from typing import Any, Final
 logger = logging.getLogger(__name__)
 COMPRESSION: Final[Mapping[str, Any]] = {"compression": "gzip", "compression_opts": 1}
 """Of h5ad files. Not lzf, whose bytes depend on what was in memory before."""
-_RECORDED_PACKAGES = (
+RECORDED_PACKAGES: Final = (
     "scgpt-core", "torch", "numpy", "numba", "pyarrow", "anndata", "scanpy", "scib", "faiss-cpu",
-    "cellxgene-census", "tiledbsoma", "harmonypy",
+    "cellxgene-census", "tiledbsoma", "scikit-learn", "harmonypy", "scanorama", "bbknn",
+    "scvi-tools", "mofapy2", "celltypist",
 )  # fmt: skip
+"""Whose versions `environment` tells, where they are installed."""
 
 
 def start_logging(log: str | Path | None = None) -> None:
@@ -118,7 +120,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
 def environment() -> dict[str, Any]:
     """Versions, commit and machine: what a reader of a result needs to run it again."""
     versions: dict[str, str] = {"python": platform.python_version()}
-    for package in _RECORDED_PACKAGES:
+    for package in RECORDED_PACKAGES:
         try:
             versions[package] = version(package)
         except PackageNotFoundError:

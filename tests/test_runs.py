@@ -10,7 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from scgpt_core.runs import EARLIER, digest, read_json, run_record, sha256, whole, write_json
+from scgpt_core.config import MethodRow, read_table
+from scgpt_core.runs import (
+    EARLIER,
+    RECORDED_PACKAGES,
+    digest,
+    environment,
+    read_json,
+    run_record,
+    sha256,
+    whole,
+    write_json,
+)
 
 
 def test_a_block_that_raises_leaves_what_was_there(tmp_path: Path) -> None:
@@ -73,6 +84,13 @@ def test_run_record(tmp_path: Path) -> None:
     assert written["n_cells"] == 5
     assert written["seconds"] >= 0
     assert "torch" in written["environment"]["versions"]
+
+
+def test_a_record_has_the_version_of_every_package_that_a_method_needs() -> None:
+    methods = read_table(Path(__file__).parents[1] / "config/methods.tsv", MethodRow).values()
+    needed = {row.requires for row in methods if row.requires}
+    assert {name.removesuffix("-tools") for name in RECORDED_PACKAGES} >= needed
+    assert "scikit-learn" in environment()["versions"]
 
 
 def test_a_record_counts_what_earlier_runs_took(tmp_path: Path) -> None:
