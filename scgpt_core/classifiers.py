@@ -141,7 +141,9 @@ def celltypist(train: AnnData, class_N: NDArray[np.int64], cells: AnnData, seed:
     names = np.array([f"{code:06d}" for code in class_N])  # sorted, as CellTypist sorts classes
     selects = train.n_vars > _CELLTYPIST_GENES  # of a class, by default; it refuses fewer
     try:
-        model = package.train(train, labels=names, feature_selection=selects, n_jobs=1)
+        model = package.train(
+            train, labels=names, feature_selection=selects, n_jobs=1, random_state=seed
+        )
     except TypeError as error:
         if "multi_class" not in str(error):
             raise
