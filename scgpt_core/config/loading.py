@@ -76,7 +76,8 @@ def leave_out_missing(cfg: Config, tables: Tables) -> Config:
         if package and importlib.util.find_spec(package) is None:
             logger.warning(
                 "benchmark.methods: %s is left out: it needs the package %s, which is not"
-                " installed here (pip install -e .[baselines], or snakemake --sdm conda)",
+                " installed here (pip install -e '.[baselines]' has all but celltypist, snakemake"
+                " --sdm conda has it too)",
                 name,
                 package,
             )
