@@ -8,6 +8,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from typing import Any, Final
 from unittest.mock import patch
 
@@ -81,13 +82,14 @@ def scanorama(adata: AnnData, seed: int) -> NDArray[np.float32]:
 
     cells = log_counts(adata)
     batches = [np.flatnonzero(cells.obs[BATCH] == name) for name in cells.obs[BATCH].unique()]
-    parts, _ = package.integrate(
-        [cells.X[rows] for rows in batches],
-        [cells.var_names.to_numpy()] * len(batches),
-        dimred=min(N_COMPONENTS, min(cells.shape) - 1),
-        seed=seed,
-        verbose=0,
-    )
+    with redirect_stdout(None):  # it tells of genes whatever `verbose` is
+        parts, _ = package.integrate(
+            [cells.X[rows] for rows in batches],
+            [cells.var_names.to_numpy()] * len(batches),
+            dimred=min(N_COMPONENTS, min(cells.shape) - 1),
+            seed=seed,
+            verbose=0,
+        )
     emb_ND = np.empty((cells.n_obs, parts[0].shape[1]), np.float32)
     for rows, part in zip(batches, parts, strict=True):
         emb_ND[rows] = part

@@ -39,7 +39,10 @@ def adata() -> ad.AnnData:
 )
 @pytest.mark.parametrize("method", BASELINES)
 def test_embedding_is_finite_and_equal_on_every_run(
-    method: str, adata: ad.AnnData, monkeypatch: pytest.MonkeyPatch
+    method: str,
+    adata: ad.AnnData,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     if not INSTALLED[method]:
         pytest.skip(f"{ROWS[method].requires} is not installed")
@@ -47,6 +50,7 @@ def test_embedding_is_finite_and_equal_on_every_run(
     monkeypatch.setattr(baselines, "_SCANVI_TRAINING", {"max_epochs": 2})
     counts = adata.X.copy()
     first, second = (run_baseline(method, adata, seed=3) for _ in range(2))
+    assert not capsys.readouterr().out
     assert first.dtype == np.float32
     assert first.shape == (600, N_LATENT if method in ("scvi", "scanvi") else N_COMPONENTS)
     assert np.isfinite(first).all()
