@@ -54,8 +54,6 @@ class PerturbationSettings(FineTuningSettings):
     """pathways: add to the gene embeddings where the genes of the data stand in `gene_sets`."""
     freeze_genes: bool = False
     """Leave the gene embeddings as they start, so that unseen genes stay comparable with seen."""
-    steps: Count | None = None
-    """Optimiser steps; null: `epochs` decides."""
     epochs: Count = 15
     """Passes over the perturbed training cells, at most."""
     patience: Count = 10

@@ -89,8 +89,10 @@ class FineTuningSettings(Settings):
     """Share of a data set's counts whose genes must be in the vocabulary, or the run stops."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
     """Dropout in fine-tuning; null: the model's own."""
+    steps: Count | None = None
+    """Optimiser steps, at most; null: `epochs` decides."""
     epochs: Count = 15
-    """Passes over the training cells, at most."""
+    """Passes over the training cells, at most, where `steps` is null."""
     patience: Count = 5
     """Epochs without a better held-out loss before the fit stops."""
     trainer: FineTuningTrainer = FineTuningTrainer()

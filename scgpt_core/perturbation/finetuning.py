@@ -101,7 +101,6 @@ def fit(
         },
         evaluate=_validation(data, fold, tokens, settings) if fold.validation else None,
         judge_by=_VALIDATION,
-        steps=settings.steps,
     )
     scale_predictions(model, unit)
     return fitted

@@ -182,7 +182,6 @@ def fit_by_steps(
     evaluate: Evaluate | None,
     judge_by: str = HELDOUT,
     epoch_steps: int | None = None,
-    steps: int | None = None,
 ) -> Fit:
     """Fine-tune a model in place, on the batches of any loader; see `fit_by_epochs`.
 
@@ -194,8 +193,6 @@ def fit_by_steps(
         Called each epoch; None: there is no early stop.
     judge_by
         The split of it whose `loss` stops the fit early.
-    steps
-        Optimiser steps; None: the epochs of `settings`.
     """
     record = restrict(model, settings.trainer, seed=job.seed)
     micro_batch_cells = resolve_micro_batch(model, objective, settings.trainer, job.world)
@@ -210,7 +207,7 @@ def fit_by_steps(
         loader,
         settings.trainer,
         world=job.world,
-        steps=steps or settings.epochs * epoch_steps,
+        steps=settings.steps or settings.epochs * epoch_steps,
         seed=job.seed,
         state_folder=job.state_folder,
         identity=identity,
