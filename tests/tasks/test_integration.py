@@ -260,9 +260,10 @@ def test_without_its_extras_it_is_plain_masked_prediction(
 ) -> None:
     plain = SETTINGS.model_copy(
         update={"gepc": False, "explicit_zero_prob": False, "ecs_weight": 0.0, "dar_weight": 0.0,
-                "domain_batch_norm": False, "heldout_share": 0.0, "epochs": 1}
+                "domain_batch_norm": False, "heldout_share": 0.0, "steps": 3}
     )  # fmt: skip
     run(dataset, model_folder, tmp_path, plain)
     record = json.loads((tmp_path / "out/run.json").read_text())
+    assert record["fit"]["steps"] == 3
     assert all(line["split"] == "train" for line in record["curve"])
     assert load_checkpoint(tmp_path / "out/model", "cpu").model.heads == {"gep"}
