@@ -13,6 +13,8 @@ rule classify:
         "results/benchmarks/tasks/classify_{dataset}_{method}_{seed}.tsv"
     wildcard_constraints:
         method=get_methods("baseline", task="annotation"),
+    group:
+        "datasets"
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -29,7 +31,7 @@ rule classify:
         "../workflow_scripts/classify.py"
 
 
-# The same for methods whose packages are not in the core lock: in an environment of their own.
+# The same for methods whose packages are not in the core lock: in an environment, and a job, of their own.
 use rule classify as extra_classify with:
     log:
         "results/logs/tasks/extra_classify_{dataset}_{method}_{seed}.log",
@@ -37,6 +39,8 @@ use rule classify as extra_classify with:
         "results/benchmarks/tasks/extra_classify_{dataset}_{method}_{seed}.tsv"
     wildcard_constraints:
         method=get_methods("baseline", task="annotation", extra=True),
+    group:
+        None
     conda:
         "../envs/celltypist.yaml"
 

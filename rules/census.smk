@@ -15,6 +15,8 @@ rule build_census:
         "results/benchmarks/census/build_census_{table}.tsv"
     wildcard_constraints:
         table="|".join(get_census_tables()),
+    group:
+        "census"
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -36,6 +38,8 @@ checkpoint query_census:
         "results/logs/census/query_census_{corpus}.log",
     benchmark:
         "results/benchmarks/census/query_census_{corpus}.tsv"
+    group:
+        "census"
     conda:
         "../envs/pipeline.yaml"
     threads: 2
@@ -65,6 +69,8 @@ rule download_partition:
         "results/logs/census/download_partition_{corpus}_{partition}.log",
     benchmark:
         "results/benchmarks/census/download_partition_{corpus}_{partition}.tsv"
+    group:
+        "download"
     conda:
         "../envs/pipeline.yaml"
     threads: 1

@@ -20,7 +20,7 @@ rule embed_corpus:
     benchmark:
         "results/benchmarks/index/embed_corpus_{model}_{corpus}_{partition}.tsv"
     group:
-        get_group("embed", CFG.embed.device)
+        get_group("reference", CFG.embed.device)
     conda:
         "../envs/pipeline.yaml"
     threads: 8
@@ -47,7 +47,7 @@ rule embed_reference:
     benchmark:
         "results/benchmarks/index/embed_reference_{model}_{dataset}.tsv"
     group:
-        get_group("embed", CFG.embed.device)
+        get_group("reference", CFG.embed.device)
     conda:
         "../envs/pipeline.yaml"
     threads: 8
@@ -79,6 +79,8 @@ rule build_index:
         "results/benchmarks/index/build_index_{model}_{reference}.tsv"
     wildcard_constraints:
         reference=get_reference_names("build"),
+    group:
+        "index"
     conda:
         "../envs/pipeline.yaml"
     threads: 16
@@ -108,6 +110,8 @@ rule update_index:
         "results/benchmarks/index/update_index_{model}_{reference}.tsv"
     wildcard_constraints:
         reference=get_reference_names("update"),
+    group:
+        "index"
     conda:
         "../envs/pipeline.yaml"
     threads: 16
@@ -137,6 +141,8 @@ rule merge_indexes:
         "results/benchmarks/index/merge_indexes_{model}_{reference}.tsv"
     wildcard_constraints:
         reference=get_reference_names("merge"),
+    group:
+        "index"
     conda:
         "../envs/pipeline.yaml"
     threads: 16

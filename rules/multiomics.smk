@@ -13,6 +13,8 @@ rule combine_modalities:
         "results/benchmarks/tasks/combine_modalities_{dataset}_{method}_{seed}.tsv"
     wildcard_constraints:
         method=get_methods("baseline", task="multiomics"),
+    group:
+        "datasets"
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -35,7 +37,7 @@ rule combine_modalities:
         "../workflow_scripts/combine_modalities.py"
 
 
-# The same for methods whose packages are not in the core lock: in an environment of their own.
+# The same for methods whose packages are not in the core lock: in an environment, and a job, of their own.
 use rule combine_modalities as extra_combine_modalities with:
     log:
         "results/logs/tasks/extra_combine_modalities_{dataset}_{method}_{seed}.log",
@@ -43,6 +45,8 @@ use rule combine_modalities as extra_combine_modalities with:
         "results/benchmarks/tasks/extra_combine_modalities_{dataset}_{method}_{seed}.tsv"
     wildcard_constraints:
         method=get_methods("baseline", task="multiomics", extra=True),
+    group:
+        None
     conda:
         "../envs/baselines.yaml"
     resources:

@@ -11,6 +11,8 @@ rule split_perturbations:
         "results/logs/tasks/split_perturbations_{dataset}_{seed}.log",
     benchmark:
         "results/benchmarks/tasks/split_perturbations_{dataset}_{seed}.tsv"
+    group:
+        "datasets"
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -41,6 +43,8 @@ rule shift:
         "results/benchmarks/tasks/shift_{dataset}_{method}_{seed}.tsv"
     wildcard_constraints:
         method=get_methods("baseline", task="perturbation"),
+    group:
+        "datasets"
     conda:
         "../envs/pipeline.yaml"
     threads: 1

@@ -37,6 +37,8 @@ rule build_shard:
         "results/logs/shards/build_shard_{corpus}_{partition}.log",
     benchmark:
         "results/benchmarks/shards/build_shard_{corpus}_{partition}.tsv"
+    group:
+        "shards"
     conda:
         "../envs/pipeline.yaml"
     threads: 1

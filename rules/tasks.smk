@@ -40,6 +40,8 @@ rule prepare_dataset:
         "results/benchmarks/tasks/prepare_dataset_{dataset}.tsv"
     wildcard_constraints:
         dataset=get_names(row.dataset for row in TABLES.datasets.values() if row.path),
+    group:
+        "datasets"
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -64,6 +66,8 @@ rule merge_datasets:
         "results/benchmarks/tasks/merge_datasets_{dataset}.tsv"
     wildcard_constraints:
         dataset=get_names(row.dataset for row in TABLES.datasets.values() if row.parts),
+    group:
+        "datasets"
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -88,6 +92,8 @@ rule baseline:
         "results/benchmarks/tasks/baseline_{dataset}_{method}_{seed}.tsv"
     wildcard_constraints:
         method=get_methods("baseline"),
+    group:
+        "datasets"
     conda:
         "../envs/pipeline.yaml"
     threads: 1
@@ -102,7 +108,7 @@ rule baseline:
         "../workflow_scripts/baseline.py"
 
 
-# The same for methods whose packages are not in the core lock: in an environment of their own.
+# The same for methods whose packages are not in the core lock: in an environment, and a job, of their own.
 use rule baseline as extra_baseline with:
     log:
         "results/logs/tasks/extra_baseline_{dataset}_{method}_{seed}.log",
@@ -110,6 +116,8 @@ use rule baseline as extra_baseline with:
         "results/benchmarks/tasks/extra_baseline_{dataset}_{method}_{seed}.tsv"
     wildcard_constraints:
         method=get_methods("baseline", extra=True),
+    group:
+        None
     conda:
         "../envs/baselines.yaml"
     resources:

@@ -14,15 +14,23 @@ def get_reference_names(*ways):
 
 
 def get_embeddings(wildcards):
-    """Embeddings of the reference's cells, in their order."""
-    return [
-        f"results/index/{wildcards.model}/{source}/embeddings/shard_{i}.arrow"
-        for source in wildcards.reference.split("+")
-        for i in (
+    """Embeddings of the reference's cells, in their order.
+
+    Known once all corpora have been queried, also for an index of data sets alone: the groups
+    `reference` and `index` are planned at once then (the cluster profile tells why).
+    """
+    partitions = {
+        source: (
             get_partitions(SimpleNamespace(corpus=source))
             if source in TABLES.corpora
             else [0]
         )
+        for source in SOURCES
+    }
+    return [
+        f"results/index/{wildcards.model}/{source}/embeddings/shard_{i}.arrow"
+        for source in wildcards.reference.split("+")
+        for i in partitions[source]
     ]
 
 
