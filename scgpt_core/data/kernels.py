@@ -1,9 +1,11 @@
-"""The compiled inner loops: draws, binning, sampling, hiding. Their public faces: binning, collate.
+"""The compiled inner loops of this room: draws, binning, sampling, hiding, copies, fingerprints.
 
+Their public faces are `binning`, `collate`, `cells`, `corpus`, `qc` and `overlap`.
 They stand in one file since numba's cache watches the file of the kernel that is called, and would
 go on using old code of a helper that is changed in another one. All release the GIL.
 
-Shapes: B cells in a batch, L tokens, E edges.
+Shapes: B cells in a batch, L tokens, E edges, G genes, T tokens of the vocabulary, S data sets, K
+bands.
 """
 
 from typing import Any
@@ -347,6 +349,31 @@ def _longest(starts_B: Any, stops_B: Any) -> int:
 
 
 @_compiled
+def _allocate_positions(longest: int) -> Any:
+    """Give room for what `_write_bins` writes of the longest cell, and all its positions first."""
+    every = np.empty(longest, np.uint32)
+    for i in range(longest):
+        every[i] = i
+    return every, np.empty(longest, np.uint32), np.empty(longest, np.uint32)
+
+
+@_compiled
+def _allocate_bins(longest: int, n_edges: int) -> Any:
+    """Give room for what `_prepare_bins` writes of the longest cell, in the order of its arguments.
+
+    Codes are read by words of eight.
+    """
+    return (
+        np.zeros(longest + 8 & -8, np.uint8),
+        np.empty((_LANES, _LARGE + 1), np.int32),
+        np.empty(longest, np.float32),
+        np.empty(longest, np.float32),
+        np.empty(n_edges, np.float64),
+        np.empty(_LARGE + 1, np.int64),
+    )
+
+
+@_compiled
 def bin_cells(
     starts_B: NDArray[np.int64],
     stops_B: NDArray[np.int64],
@@ -357,15 +384,8 @@ def bin_cells(
 ) -> int:
     """Bin all counts of the cells into `bins`; the first cell that has a wrong count, or -1."""
     longest = _longest(starts_B, stops_B)
-    every = np.empty(longest, np.uint32)
-    for i in range(longest):
-        every[i] = i
-    histogram = np.empty((_LANES, _LARGE + 1), np.int32)
-    digits = np.empty(_LARGE + 1, np.int64)
-    edges_E = np.empty(len(quantiles_E), np.float64)
-    codes = np.zeros(longest + 8 & -8, np.uint8)
-    tail, scratch = np.empty(longest, np.float32), np.empty(longest, np.float32)
-    draws, larges = np.empty(longest, np.uint32), np.empty(longest, np.uint32)
+    every, draws, larges = _allocate_positions(longest)
+    codes, histogram, tail, scratch, edges_E, digits = _allocate_bins(longest, len(quantiles_E))
     for b in range(len(starts_B)):
         cell, out = counts[starts_B[b] : stops_B[b]], bins[starts_B[b] : stops_B[b]]
         if not _prepare_bins(cell, quantiles_E, codes, histogram, tail, scratch, edges_E, digits):
@@ -422,15 +442,8 @@ def tokenize_cells(
     Bins are those among all genes of the cell, before genes are sampled.
     """
     longest = _longest(starts_B, stops_B)
-    every = np.empty(longest, np.uint32)
-    for i in range(longest):
-        every[i] = i
-    histogram = np.empty((_LANES, _LARGE + 1), np.int32)
-    digits = np.empty(_LARGE + 1, np.int64)
-    edges_E = np.empty(len(quantiles_E), np.float64)
-    codes = np.zeros(longest + 8 & -8, np.uint8)
-    tail, scratch = np.empty(longest, np.float32), np.empty(longest, np.float32)
-    draws, larges = np.empty(longest, np.uint32), np.empty(longest, np.uint32)
+    every, draws, larges = _allocate_positions(longest)
+    codes, histogram, tail, scratch, edges_E, digits = _allocate_bins(longest, len(quantiles_E))
     chosen = np.empty(longest + 8 & -8, np.uint8)
     sampled = np.empty(longest + 8, np.uint32)
     for b in range(len(starts_B)):
@@ -550,6 +563,30 @@ def keep_tokens(
                 last = gene
         ends_B[b] = end
     return ascending
+
+
+@_compiled
+def add_fingerprints(
+    indptr: NDArray[np.int64],
+    genes: NDArray[np.int32],
+    counts: NDArray[np.float32],
+    dataset_B: NDArray[np.integer[Any]],
+    genes_ST: NDArray[np.bool_],
+    prints_BK: NDArray[np.uint64],
+    n_genes_BK: NDArray[np.int64],
+) -> None:
+    """Add up, band by band, a number for each count of a gene of the data set, and such genes.
+
+    A sum does not depend on the order of the genes.
+    """
+    n_bands = np.int64(prints_BK.shape[1])
+    for b in range(len(prints_BK)):
+        for i in range(indptr[b], indptr[b + 1]):
+            if genes_ST[dataset_B[b], genes[i]]:
+                band = genes[i] % n_bands
+                word = (np.uint64(genes[i]) << np.uint64(32)) + np.uint64(counts[i])
+                prints_BK[b, band] += _mix64(word)
+                n_genes_BK[b, band] += 1
 
 
 @_compiled

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import anndata as ad
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -151,30 +150,9 @@ def _fingerprints(
 ) -> NDArray[np.uint64]:
     """(B, K), a number for the counts in each band of the data set's genes; 0: too few of them."""
     prints_BK = np.zeros((len(cells.cell_ids), _BANDS), np.uint64)
-    _fill_fingerprints(cells.indptr, cells.genes, cells.counts, dataset_B, genes_ST, prints_BK)
+    n_genes_BK = np.zeros(prints_BK.shape, np.int64)
+    kernels.add_fingerprints(
+        cells.indptr, cells.genes, cells.counts, dataset_B, genes_ST, prints_BK, n_genes_BK
+    )
+    prints_BK[n_genes_BK < _LEAST_GENES] = 0
     return prints_BK
-
-
-@numba.njit(cache=True, nogil=True)
-def _fill_fingerprints(
-    indptr: NDArray[np.int64],
-    genes: NDArray[np.int32],
-    counts: NDArray[np.float32],
-    dataset_B: NDArray[np.integer[Any]],
-    genes_ST: NDArray[np.bool_],
-    prints_BK: NDArray[np.uint64],
-) -> None:
-    n_genes_K = np.zeros(_BANDS, np.int64)
-    for b in range(len(prints_BK)):
-        n_genes_K[:] = 0
-        for i in range(indptr[b], indptr[b + 1]):
-            if genes_ST[dataset_B[b], genes[i]]:
-                # The finaliser of SplitMix64, of gene and count; a sum does not depend on order.
-                z = (np.uint64(genes[i]) << np.uint64(32)) + np.uint64(counts[i])
-                z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-                z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-                prints_BK[b, genes[i] % _BANDS] += z ^ (z >> np.uint64(31))
-                n_genes_K[genes[i] % _BANDS] += 1
-        for k in range(_BANDS):
-            if n_genes_K[k] < _LEAST_GENES:
-                prints_BK[b, k] = 0
