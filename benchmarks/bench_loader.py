@@ -26,9 +26,9 @@ from benchmarks.real_cells import (
     resample,
     write_cells,
 )
+from scgpt_core.data.corpus import open_corpus
 from scgpt_core.data.loader import ShardLoader
 from scgpt_core.data.order import EpochOrder, shuffle_entropy
-from scgpt_core.data.shards import open_corpus
 
 BATCH_CELLS = 64
 Batches = Callable[[], Iterable[object]]

@@ -28,11 +28,11 @@ from benchmarks.real_cells import (
     write_cells,
 )
 from scgpt_core.data.census import query_census
+from scgpt_core.data.corpus import open_corpus
 from scgpt_core.data.download import download_partition
 from scgpt_core.data.loader import ShardLoader
 from scgpt_core.data.local_census import build_census
 from scgpt_core.data.partitions import sidecar
-from scgpt_core.data.shards import open_corpus
 
 PARTITION_CELLS = 50_000
 SOURCE = "pbmc_10x_3chem_unlabelled"

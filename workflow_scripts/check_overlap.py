@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from scgpt_core.data.corpus import open_corpus
 from scgpt_core.data.overlap import check_dataset
-from scgpt_core.data.shards import open_corpus
 from scgpt_core.runs import start_logging, write_json
 
 

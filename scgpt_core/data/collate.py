@@ -21,8 +21,6 @@ from scgpt_core.data import kernels
 from scgpt_core.data.binning import draw_keys, quantiles, wrong_counts
 from scgpt_core.data.cells import Cells
 
-__all__ = ["Cells", "Hidden", "TokenSettings", "Tokens", "hide", "to_batch", "tokenize"]
-
 _FOR_CONDITION = 23  # added to the seed: whether it is told is independent of what is hidden
 
 

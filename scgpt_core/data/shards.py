@@ -1,9 +1,9 @@
 """Shards: the corpus as token ids and raw counts, in Arrow files.
 
 `build_shard` makes one file of one partition, `seal_shards` the manifest that makes a corpus of
-them, `open_corpus` reads it. A shard has one row a cell: ``soma_joinid`` (int64), ``genes`` (list
-of uint16 or uint32: token ids, ascending), ``counts`` (list of uint16, or of float32 where counts
-are larger or not whole), and the columns `OBS_COLUMNS`, dictionary-encoded.
+them, which `scgpt_core.data.corpus` reads. A shard has one row a cell: ``soma_joinid`` (int64),
+``genes`` (list of uint16 or uint32: token ids, ascending), ``counts`` (list of uint16, or of
+float32 where counts are larger or not whole), and the columns `OBS_COLUMNS`, dictionary-encoded.
 """
 
 import logging
@@ -19,7 +19,6 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from scgpt_core.data.cells import cells_from_csr
-from scgpt_core.data.corpus import Corpus, open_corpus
 from scgpt_core.data.genes import LEAST_MATCHED, match_genes
 from scgpt_core.data.vocab import Vocabulary
 from scgpt_core.keys import (
@@ -39,8 +38,6 @@ from scgpt_core.runs import digest, read_json, sha256, whole, write_json
 
 if TYPE_CHECKING:  # machines that only train have no anndata
     from scgpt_core.data.qc import CleanCells
-
-__all__ = ["OBS_COLUMNS", "Corpus", "build_shard", "open_corpus", "seal_shards"]
 
 logger = logging.getLogger(__name__)
 
@@ -213,7 +210,7 @@ def seal_shards(
     for summary in summaries.values():
         funnel.update(summary["funnel"])
         for dataset, donor, n_cells in summary["groups"]:
-            groups[(dataset, donor) if heldout_by == "donor_id" else (dataset,)] += n_cells
+            groups[(dataset, donor) if heldout_by == DONOR_ID else (dataset,)] += n_cells
     if not groups:
         message = f"corpus {corpus}: quality control left no cell of {funnel['cells in']}: {funnel}"
         raise ValueError(message)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from scgpt_core.keys import CLS, EOC, FEATURE_ID, FEATURE_NAME, N_CELLS, PAD, SPECIAL_TOKENS
+from scgpt_core.keys import CLS, FEATURE_ID, FEATURE_NAME, N_CELLS, PAD, SPECIAL_TOKENS
 from scgpt_core.runs import digest, read_json, write_json
 
 if TYPE_CHECKING:  # machines that only train have no anndata
@@ -71,11 +71,6 @@ class Vocabulary:
     def cls_id(self) -> int:
         """Token id of ``<cls>``."""
         return self._id[CLS]
-
-    @property
-    def eoc_id(self) -> int:
-        """Token id of ``<eoc>``."""
-        return self._id[EOC]
 
     @property
     def gene_ids(self) -> NDArray[np.int32]:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from scgpt_core.checkpoint import Checkpoint, load_checkpoint
 from scgpt_core.config import EmbedSettings
-from scgpt_core.data.shards import OBS_COLUMNS, Corpus, open_corpus
+from scgpt_core.data.corpus import Corpus, open_corpus
+from scgpt_core.data.shards import OBS_COLUMNS
 from scgpt_core.index.embeddings import write_embeddings
 from scgpt_core.index.sources import CorpusCells, DatasetCells, Source, split_rows
 from scgpt_core.keys import SOMA_JOINID

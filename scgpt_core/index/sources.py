@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from scgpt_core.data.cells import Cells, cells_from_csr
+from scgpt_core.data.corpus import Corpus, open_corpus
 from scgpt_core.data.genes import match_genes, match_var
 from scgpt_core.data.identity import cell_identity
-from scgpt_core.data.shards import OBS_COLUMNS, Corpus, open_corpus
+from scgpt_core.data.shards import OBS_COLUMNS
 from scgpt_core.data.vocab import Vocabulary
 from scgpt_core.keys import BATCH, DATASET_ID, SOMA_JOINID, UNKNOWN
 from scgpt_core.runs import digest

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scgpt_core.data.shards import Corpus
+from scgpt_core.data.corpus import Corpus
 from scgpt_core.train.subspace import leading_subspace
 
 _CELLS = 20_000

@@ -52,12 +52,6 @@ def elastic_cell_similarity(cell_BD: Tensor, threshold: float) -> Tensor:
     return (1 - (cosine_BB - threshold) ** 2).mean()
 
 
-def masked_relative_error(prediction_BL: Tensor, target_BL: Tensor, hidden_BL: Tensor) -> Tensor:
-    """Mean of ``|prediction - target| / (target + 1e-5)`` over hidden positions: a metric."""
-    error_BL = (prediction_BL.float() - target_BL).abs() / (target_BL + 1e-5)
-    return masked_mean(error_BL, hidden_BL)
-
-
 def masked_mean(x_BL: Tensor, hidden_BL: Tensor) -> Tensor:
     """Mean of `x_BL` where `hidden_BL`, a scalar; 0 where nothing is hidden."""
     return torch.where(hidden_BL, x_BL, 0.0).sum() / hidden_BL.sum().clamp(min=1)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from scgpt_core.checkpoint import Checkpoint, load_checkpoint
 from scgpt_core.config import ModelConfig, PretrainSettings
+from scgpt_core.data.corpus import Corpus
 from scgpt_core.data.genes import match_genes
-from scgpt_core.data.shards import Corpus
 from scgpt_core.data.vocab import Vocabulary
 from scgpt_core.keys import SPECIAL_TOKENS, UNKNOWN
 from scgpt_core.model import ScGPT

@@ -16,8 +16,8 @@ from scgpt_core.batch import Batch
 from scgpt_core.checkpoint import save_checkpoint
 from scgpt_core.config import ModelConfig, PretrainSettings
 from scgpt_core.data.collate import TokenSettings
+from scgpt_core.data.corpus import Corpus, open_corpus
 from scgpt_core.data.loader import ShardLoader, balance_weights
-from scgpt_core.data.shards import Corpus, open_corpus
 from scgpt_core.device import describe_device, resolve_precision
 from scgpt_core.model import ScGPT
 from scgpt_core.runs import read_json, whole, write_json

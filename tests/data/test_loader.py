@@ -18,9 +18,9 @@ from random_cells import make_cells, make_settings
 
 from scgpt_core.batch import Batch
 from scgpt_core.data.cells import Cells
+from scgpt_core.data.corpus import open_corpus
 from scgpt_core.data.loader import ShardLoader, balance_weights
 from scgpt_core.data.order import EpochOrder, shuffle_entropy
-from scgpt_core.data.shards import open_corpus
 from scgpt_core.data.sources import ArraySource
 
 N_CELLS = 203

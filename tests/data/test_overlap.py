@@ -6,11 +6,12 @@ import pytest
 
 from scgpt_core.config import QCSettings
 from scgpt_core.data.cells import Cells, cells_from_csr
+from scgpt_core.data.corpus import Corpus, open_corpus
 from scgpt_core.data.genes import match_var
 from scgpt_core.data.overlap import check_dataset, find_overlap
 from scgpt_core.data.partitions import Partition
 from scgpt_core.data.qc import CleanCells
-from scgpt_core.data.shards import Corpus, build_shard, open_corpus, seal_shards
+from scgpt_core.data.shards import build_shard, seal_shards
 
 ZHENG = "pbmc_zheng_facs"
 

@@ -16,9 +16,10 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from scgpt_core.config import QCSettings
+from scgpt_core.data.corpus import open_corpus
 from scgpt_core.data.partitions import Partition
 from scgpt_core.data.qc import CleanCells
-from scgpt_core.data.shards import OBS_COLUMNS, build_shard, open_corpus, seal_shards
+from scgpt_core.data.shards import OBS_COLUMNS, build_shard, seal_shards
 from scgpt_core.data.vocab import Vocabulary
 from scgpt_core.keys import DATASET_ID, DONOR_ID, SPECIAL_TOKENS
 

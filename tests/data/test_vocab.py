@@ -18,7 +18,7 @@ def test_a_vocabulary_survives_its_file(tmp_path: Path) -> None:
     again = Vocabulary.load(tmp_path / "vocab.json")
     assert (again.tokens, again.symbols) == (vocab.tokens, vocab.symbols)
     assert again.digest == vocab.digest
-    assert (again.pad_id, again.cls_id, again.eoc_id, again.n_tokens) == (0, 1, 2, 5)
+    assert (again.pad_id, again.cls_id, again.n_tokens) == (0, 1, 5)
     assert again.gene_ids.tolist() == [3, 4]
     assert again.ids(["ENSG2", "A", "<cls>"]).tolist() == [4, -1, 1]
 
@@ -34,7 +34,7 @@ def test_a_published_vocabulary_keeps_its_ids() -> None:
 def test_a_published_vocabulary_without_special_tokens_gets_them_last(resources: Path) -> None:
     vocab = Vocabulary.load(resources / "genesets/scgpt_census_vocab.json")
     assert vocab.n_tokens == 60_697
-    assert (vocab.pad_id, vocab.cls_id, vocab.eoc_id) == (60_694, 60_695, 60_696)
+    assert (vocab.pad_id, vocab.cls_id) == (60_694, 60_695)
 
 
 def test_the_digest_is_of_the_order() -> None:

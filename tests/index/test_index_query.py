@@ -22,9 +22,10 @@ from scgpt_core.config import (
     QCSettings,
 )
 from scgpt_core.data.cells import Cells
+from scgpt_core.data.corpus import open_corpus
 from scgpt_core.data.partitions import Partition
 from scgpt_core.data.qc import CleanCells
-from scgpt_core.data.shards import build_shard, open_corpus, seal_shards
+from scgpt_core.data.shards import build_shard, seal_shards
 from scgpt_core.data.vocab import Vocabulary
 from scgpt_core.index import Embeddings, build_index, open_index, read_ontology, sources
 from scgpt_core.index.baselines import Prediction, predict_baselines

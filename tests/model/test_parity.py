@@ -27,12 +27,7 @@ from scgpt_core.model import ScGPT
 from scgpt_core.published import UNUSED, read_config, to_ours, to_published
 from scgpt_core.runs import read_json
 from scgpt_core.tasks.embedding import embed_cells
-from scgpt_core.train.losses import (
-    elastic_cell_similarity,
-    masked_mse,
-    masked_relative_error,
-    zero_nll,
-)
+from scgpt_core.train.losses import elastic_cell_similarity, masked_mse, zero_nll
 
 GOLDEN = Path(os.environ.get("SCGPT_GOLDEN", Path(__file__).parents[1] / "golden"))
 VARIANTS = sorted(path.parent.name for path in GOLDEN.glob("*/config.json"))
@@ -153,7 +148,6 @@ def training_terms(golden: Golden) -> dict[str, Tensor]:
         "loss_gep": masked_mse(output.gep_BL, target, hidden),
         "loss_mvc": masked_mse(output.gepc_BL, target, hidden),
         "loss_ecs_train": 10 * elastic_cell_similarity(output.cell_BD, golden.ecs_threshold),
-        "metric_mre": masked_relative_error(output.gep_BL, target, hidden),
     }
     if output.gep_nonzero_BL is not None and output.gepc_nonzero_BL is not None:
         terms["loss_gep_zero"] = zero_nll(output.gep_nonzero_BL, target, hidden)

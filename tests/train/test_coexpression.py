@@ -7,8 +7,7 @@ import pytest
 import torch
 from scipy.sparse import csr_matrix
 
-from scgpt_core.data.corpus import Corpus
-from scgpt_core.data.shards import open_corpus
+from scgpt_core.data.corpus import Corpus, open_corpus
 from scgpt_core.train.coexpression import gene_loadings, start_from_coexpression
 
 

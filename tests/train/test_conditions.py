@@ -11,7 +11,7 @@ from tiny import TOKENS, make_batch, make_cells, make_model
 from scgpt_core.checkpoint import export_published, load_checkpoint
 from scgpt_core.config import PretrainSettings
 from scgpt_core.data.collate import to_batch
-from scgpt_core.data.shards import open_corpus
+from scgpt_core.data.corpus import open_corpus
 from scgpt_core.train.origin import list_conditions, number_conditions
 from scgpt_core.train.pretraining import pretrain
 
