@@ -51,6 +51,12 @@ def test_generative_mask_entry_by_entry() -> None:
         assert torch.equal((weights[:, head] > 0).int(), expected.int())
 
 
+def test_a_pad_is_seen_by_no_other_token_also_if_it_is_called_known() -> None:
+    q, k, _ = draw()
+    masks = [make_mask(PADDING, known, "plain") for known in (KNOWN & ~PADDING, KNOWN | PADDING)]
+    assert torch.equal(*(attention_weights(q, k, mask) for mask in masks))
+
+
 @pytest.mark.parametrize("n_queries", [7, 1])
 @pytest.mark.parametrize("known", [None, KNOWN], ids=["padding", "generative"])
 def test_sdpa_agrees_with_plain_in_values_and_gradients(

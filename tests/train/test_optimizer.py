@@ -1,10 +1,13 @@
 """The course of the learning rate, weight decay and clipping."""
 
+from pathlib import Path
+
 import pytest
 import tiny
 import torch
 
 from scgpt_core.config import TrainerSettings
+from scgpt_core.train.journal import METRICS, read_metrics
 from scgpt_core.train.optimizer import build_optimizer, clip_gradients, learning_rate
 
 
@@ -26,6 +29,17 @@ def test_the_course_of_the_learning_rate(
     )
     found = [learning_rate(step, settings, steps=8, steps_per_epoch=2) for step in range(8)]
     assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_run_follows_that_course(tmp_path: Path) -> None:
+    course = {"schedule": "cosine", "warmup_steps": 2, "learning_rate": 1e-3}
+    trainer = tiny.make_trainer(tmp_path, steps=5, trainer=course)
+    trainer.run()
+    found = [line["learning_rate"] for line in read_metrics(trainer.folder / METRICS)]
+    expected = [
+        learning_rate(step, trainer.settings, steps=5, steps_per_epoch=6) for step in range(5)
+    ]
+    assert found == pytest.approx(expected)
 
 
 def test_vectors_do_not_decay_and_frozen_weights_are_left_out() -> None:
