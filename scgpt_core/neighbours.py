@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.neighbors import NearestNeighbors
 
+_TOLERANCE = 1e-5  # of sums of weights, as in umap
 _LEAST_SCALE = 1e-3  # of a cell's mean distance, as in umap
 
 
@@ -90,16 +91,15 @@ def bisect(
     *,
     n: int,
     iterations: int,
-    tolerance: float = 1e-5,
 ) -> NDArray[np.float64]:
     """Solve increasing(x) = target for `n` positive unknowns at once, from x = 1.
 
-    Unknowns that are within `tolerance` of the target rest; after `iterations` all do.
+    Unknowns that are within 1e-5 of the target rest; after `iterations` all do.
     """
     low_N, high_N, x_N = np.zeros(n), np.full(n, np.inf), np.ones(n)
     for _ in range(iterations):
         miss_N = increasing(x_N) - target
-        open_N = np.abs(miss_N) >= tolerance
+        open_N = np.abs(miss_N) >= _TOLERANCE
         if not open_N.any():
             break
         high_N = np.where(miss_N > 0, x_N, high_N)

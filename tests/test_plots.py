@@ -1,13 +1,9 @@
 """Figures show the numbers that they were given: artists and labels against literal data."""
 
-from pathlib import Path
-
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-import pytest
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from scgpt_core import plots
 from scgpt_core.keys import UNKNOWN
@@ -202,16 +198,6 @@ def test_curves_have_a_panel_a_data_set_and_a_colour_a_method() -> None:
     assert len(d.collections) == 1  # the interval of B
     assert b.get_color() == e.lines[1].get_color() != a.get_color()
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["A", "B"]
-
-
-@pytest.mark.parametrize("ending", ["png", "svg"])
-def test_a_saved_figure_has_the_same_bytes_again(tmp_path: Path, ending: str) -> None:
-    def draw() -> Figure:
-        return plots.plot_funnel({"all cells": 3, "kept": 2})
-
-    plots.save_figure(draw(), tmp_path / f"a.{ending}")
-    plots.save_figure(draw(), tmp_path / f"b.{ending}")
-    assert (tmp_path / f"a.{ending}").read_bytes() == (tmp_path / f"b.{ending}").read_bytes()
 
 
 def test_drawing_leaves_the_users_style_alone() -> None:

@@ -31,6 +31,7 @@ MATCHED = HOWS[:5]
 LEAST_MATCHED: Final = 0.5
 """Share of the counts whose genes must have a token, where no setting says another."""
 
+_EXAMPLES = 5  # of names that were not matched, in a report
 _ENSEMBL = re.compile(r"(?:.+_)?(ENS[A-Z]*G\d{11})(?:\.\d+)?(?:_PAR_Y)?")
 _UPPER_CASE_ORF = re.compile(r"(C[0-9XY]+)ORF(\d+)")
 """Open reading frames have the only human symbols with lower case, which some tools drop."""
@@ -74,15 +75,15 @@ class GeneMatch:
         """True where the name has a token: (G,)."""
         return self.ids >= 0
 
-    def report(self, n_examples: int = 5) -> str:
+    def report(self) -> str:
         """One line: how many names matched how, with examples of those that did not."""
         tally = Counter(self.how)
         parts = [f"{tally[how]} by {how}" for how in MATCHED if tally[how]]
         for how in HOWS[len(MATCHED) :]:
             names = [name for name, h in zip(self.names, self.how, strict=True) if h == how]
             if names:
-                more = ", ..." if len(names) > n_examples else ""
-                parts.append(f"{len(names)} {how} ({', '.join(names[:n_examples])}{more})")
+                more = ", ..." if len(names) > _EXAMPLES else ""
+                parts.append(f"{len(names)} {how} ({', '.join(names[:_EXAMPLES])}{more})")
         return f"{int(self.matched.sum())} of {len(self.names)} genes matched: {'; '.join(parts)}"
 
     def require(

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from hashlib import sha256
 from itertools import islice
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,14 +54,12 @@ class ShardLoader:
     settings
         How cells become tokens and what is hidden of them.
     batch_cells
-        Cells of a step, over all ranks and micro-batches.
+        Cells of a step, over all ranks and micro-batches, at most: where they do not fill the last
+        one of an epoch, all are a little smaller.
     seed
         Of the order, and of what is drawn for the cells.
     shuffle
         False for evaluation: cells in the order of the source, and equal draws in every epoch.
-    last
-        Cells that do not fill a step: "spread" makes steps smaller by at most a cell or so and
-        visits each cell once; "drop" keeps all steps full and leaves some cells to other epochs.
     rank, world_size
         Which slice of every step this process takes.
     micro_batch_cells
@@ -89,7 +87,6 @@ class ShardLoader:
         batch_cells: int,
         seed: int,
         shuffle: bool = True,
-        last: Literal["spread", "drop"] = "spread",
         rank: int = 0,
         world_size: int = 1,
         micro_batch_cells: int | None = None,
@@ -122,7 +119,6 @@ class ShardLoader:
             block_cells=block_cells,
             buffer_cells=buffer_cells,
             shuffle=shuffle,
-            last=last,
             cumulative_weights=_cumulate(weights, source.n_cells),
         )
         self.steps_per_epoch = self._order.n_batches

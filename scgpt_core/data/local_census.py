@@ -47,6 +47,7 @@ from scgpt_core.runs import digest, sha256, whole
 logger = logging.getLogger(__name__)
 
 CENSUS_SCHEMA_VERSION = "2.1.0"
+_ORGANISM = "homo_sapiens"  # whose genes the gene table has
 _BLOCK_CELLS = 4096
 _LEAST_KNOWN_GENES = 0.5
 """Share of a file's genes; below it they are hardly human genes."""
@@ -60,7 +61,6 @@ def build_census(
     *,
     root: str | Path,
     cell_types: str | Path,
-    organism: str = "homo_sapiens",
 ) -> None:
     """Write the h5ad files of a table as a local Census, whole or not at all.
 
@@ -74,8 +74,6 @@ def build_census(
         Where relative paths of the table start.
     cell_types
         Table of `harmonise_labels`.
-    organism
-        As the Census spells it; genes are looked up in the human gene table.
 
     Raises
     ------
@@ -89,7 +87,7 @@ def build_census(
     census: soma.Collection[Any]
     with whole(output) as folder, soma.Collection.create(str(folder)) as census:
         data = census.add_new_collection("census_data")
-        experiment = data.add_new_collection(organism, soma.Experiment)
+        experiment = data.add_new_collection(_ORGANISM, soma.Experiment)
         rna = experiment.add_new_collection("ms").add_new_collection("RNA", soma.Measurement)
         n_cells = sum(source.n_cells for source in sources)
         shape = (n_cells, len(genes))

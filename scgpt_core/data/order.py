@@ -9,7 +9,7 @@ an epoch resumes in its middle at once, and all ranks know the same order withou
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,16 +38,13 @@ class EpochOrder:
     seed, epoch
         What the order is drawn from.
     batch_cells
-        Cells of a batch, over all ranks.
+        Cells of a batch, over all ranks, at most.
     block_cells
         Neighbours that are read together.
     buffer_cells
         Cells of a window, about: those that are shuffled among each other.
     shuffle
         False: cells in the order of the source.
-    last
-        Cells that do not fill a batch: "spread" gives an epoch one batch more, and sizes that
-        differ by one at most; "drop" leaves up to ``batch_cells - 1`` cells out, others each epoch.
     cumulative_weights
         (n_cells + 1,), from 0 to 1: weights of all cells before a row, added up. Cells are visited
         in proportion to their weights; None: once.
@@ -60,14 +57,12 @@ class EpochOrder:
     block_cells: int
     buffer_cells: int
     shuffle: bool
-    last: Literal["spread", "drop"]
     cumulative_weights: NDArray[np.float64] | None = None
 
     @property
     def n_batches(self) -> int:
         """Batches of the epoch."""
-        whole, over = divmod(self.n_cells, self.batch_cells)
-        return whole + (over > 0 and self.last == "spread")
+        return -(-self.n_cells // self.batch_cells)
 
     @property
     def n_windows(self) -> int:
@@ -111,9 +106,7 @@ class EpochOrder:
         return batches
 
     def _bound(self, batch: int) -> int:
-        """Visits before a batch."""
-        if self.last == "drop":
-            return batch * self.batch_cells
+        """Visits before a batch: sizes differ by one at most."""
         return batch * self.n_cells // self.n_batches
 
     def _rng(self, purpose: int, index: int) -> np.random.Generator:

@@ -17,9 +17,7 @@ _BLOCK_CELLS = 4096
 _ROWS_SHOWN = 5
 
 
-def check_counts(
-    counts: Any, *, source: str, first_row: int = 0, rows_N: NDArray[np.int64] | None = None
-) -> None:
+def check_counts(counts: Any, *, source: str, rows_N: NDArray[np.int64] | None = None) -> None:
     """Stop where values are not raw counts: whole, finite numbers that are not negative.
 
     Parameters
@@ -29,10 +27,8 @@ def check_counts(
         ``adata.X``); read in blocks.
     source
         The file or data set, for the message.
-    first_row
-        Number of the first row, for the message.
     rows_N
-        Numbers of all rows, where they do not follow one another; `first_row` is not used then.
+        Numbers of the rows in the source, for the message; None: they are all of it.
 
     Raises
     ------
@@ -47,7 +43,7 @@ def check_counts(
         row_of_value = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
         rows = np.unique(row_of_value[faulty])
         places = first + rows[:_ROWS_SHOWN]
-        shown = ", ".join(map(str, first_row + places if rows_N is None else rows_N[places]))
+        shown = ", ".join(map(str, places if rows_N is None else rows_N[places]))
         more = ", ..." if len(rows) > _ROWS_SHOWN else ""
         message = (
             f"{source}, rows {shown}{more}: {_describe_fault(block, values[faulty], rows)}. "
@@ -124,9 +120,10 @@ class CleanCells:
         """
         lengths_G = self.partition.genes[FEATURE_LENGTH].to_numpy(float)
         for first, counts in self.partition.blocks():
-            check_counts(counts, source=str(self.partition.path), first_row=first)
-            counts.eliminate_zeros()
             rows = slice(first, first + counts.shape[0])
+            rows_N = np.arange(rows.start, rows.stop)
+            check_counts(counts, source=str(self.partition.path), rows_N=rows_N)
+            counts.eliminate_zeros()
             kept = self._keep(counts, rows)
             if self._full_length_N[rows].any():
                 counts = divide_by_length(counts, lengths_G, self._full_length_N[rows])

@@ -3,13 +3,16 @@
 Shapes: N cells, B of them.
 """
 
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from scgpt_core.data.cells import Cells, take_cells
 from scgpt_core.data.identity import digest_cells
+
+NO_CLASS: Final = -1
+"""Class of a cell that has none, or none that is known: nothing is learned from it."""
 
 
 class CellSource(Protocol):
@@ -38,7 +41,7 @@ class ArraySource:
     cells
         All cells.
     batch, label, panel
-        (N,) integer codes; a label of -1 is none; a panel says what a cell was measured for.
+        (N,) integer codes; a label may be `NO_CLASS`; a panel says what a cell was measured for.
     """
 
     def __init__(

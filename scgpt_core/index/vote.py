@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 FloatArray = NDArray[np.float64]
+_BINS = 10
+"""Of confidence, in its calibration error."""
 
 
 def neighbour_weights(similarity_QK: NDArray[np.floating]) -> FloatArray:
@@ -128,13 +130,11 @@ def _logit(share: NDArray[np.floating], k: int) -> FloatArray:
     return np.asarray(np.log(inside / (1 - inside)))
 
 
-def calibration_error(
-    confidence_Q: NDArray[np.floating], right_Q: NDArray[np.bool_], n_bins: int = 10
-) -> float:
-    """Mean distance of confidence and accuracy over bins of confidence of equal width.
+def calibration_error(confidence_Q: NDArray[np.floating], right_Q: NDArray[np.bool_]) -> float:
+    """Mean distance of confidence and accuracy over ten bins of confidence of equal width.
 
     Expected calibration error: Guo et al., On Calibration of Modern Neural Networks, 2017.
     """
-    bin_Q = np.minimum((confidence_Q * n_bins).astype(int), n_bins - 1)
-    gap = np.bincount(bin_Q, confidence_Q - right_Q, minlength=n_bins)
+    bin_Q = np.minimum((confidence_Q * _BINS).astype(int), _BINS - 1)
+    gap = np.bincount(bin_Q, confidence_Q - right_Q, minlength=_BINS)
     return float(np.abs(gap).sum() / len(confidence_Q))

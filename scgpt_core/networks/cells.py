@@ -3,8 +3,6 @@
 Shapes: N cells, G genes.
 """
 
-from collections.abc import Collection
-
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -55,18 +53,13 @@ def choose_variable(adata: ad.AnnData, n_genes: int, among: NDArray[np.bool_]) -
     return variable_genes(together, n_genes, among=among)
 
 
-def sample_rows(
-    adata: ad.AnnData, max_cells: int, *, seed: int, among: Collection[int] | None = None
-) -> NDArray[np.int64]:
+def sample_rows(adata: ad.AnnData, max_cells: int, *, seed: int) -> NDArray[np.int64]:
     """Rows of some cells, ascending, (M,): the same cells whatever the order of the data set.
 
     Parameters
     ----------
     max_cells
         How many; all, where there are no more.
-    among
-        Rows to choose from; None: all.
     """
-    rows = np.arange(adata.n_obs) if among is None else np.asarray(among, np.int64)
-    keys = draw_keys(seed, 0, cell_identity(adata.obs_names.to_numpy()[rows]))
-    return np.sort(rows[np.argsort(keys, kind="stable")[:max_cells]])
+    keys = draw_keys(seed, 0, cell_identity(adata.obs_names.to_numpy()))
+    return np.sort(np.argsort(keys, kind="stable")[:max_cells])

@@ -13,7 +13,7 @@ from scgpt_core.plots.methods import (
     plot_scores,
 )
 from scgpt_core.plots.networks import plot_activity, plot_enrichment, plot_network
-from scgpt_core.plots.style import assign_styles, save_figure
+from scgpt_core.plots.style import assign_styles
 
 __all__ = [
     "assign_styles",
@@ -32,5 +32,4 @@ __all__ = [
     "plot_network",
     "plot_ranking",
     "plot_scores",
-    "save_figure",
 ]

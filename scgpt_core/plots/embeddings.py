@@ -82,11 +82,7 @@ def plot_embeddings(
             _scatter(ax, layout, cells[method][column].astype(str).to_numpy(), styles)
             ax.set_title(method if row == 0 else "")
         axes[row, 0].set_ylabel(f"by {column}", fontsize=10)
-        handles = [
-            mpl.lines.Line2D([], [], linestyle="", marker=marker, color=colour, label=name)
-            for name, (colour, marker) in styles.items()
-        ]
-        axes[row, -1].legend(handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        axes[row, -1].legend(handles=_handles(styles), loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 
@@ -133,17 +129,16 @@ def plot_mapping(
     titles = ("reference", "query, predicted label", "query, confidence", "query, novelty")
     for ax, title in zip(axes[0], titles, strict=True):
         ax.set_title(title)
-    _label_styles(figure, styles)
+    figure.legend(handles=_handles(styles), loc="outside right upper")
     return figure
 
 
-def _label_styles(figure: Figure, styles: Mapping[str, tuple[str, str]]) -> None:
-    """Legend of categories to the right of a figure."""
-    handles = [
+def _handles(styles: Mapping[str, tuple[str, str]]) -> list[mpl.lines.Line2D]:
+    """Points of categories, for a legend."""
+    return [
         mpl.lines.Line2D([], [], linestyle="", marker=marker, color=colour, label=name)
         for name, (colour, marker) in styles.items()
     ]
-    figure.legend(handles=handles, loc="outside right upper")
 
 
 def _scatter(

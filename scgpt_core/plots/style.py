@@ -1,4 +1,4 @@
-"""The report's style: colours, markers, panels; and how figures are written.
+"""The report's style: colours, markers, panels.
 
 Colours are Petroff's (2021) ten, which people with colour vision deficiency tell apart; an eleventh
 category takes the first colour again with another marker, and unknown cells are light grey.
@@ -6,7 +6,6 @@ category takes the first colour again with another marker, and unknown cells are
 
 from collections.abc import Callable, Iterable
 from functools import wraps
-from pathlib import Path
 from typing import Any, Final, ParamSpec
 
 import matplotlib as mpl
@@ -15,7 +14,6 @@ from matplotlib.ticker import StrMethodFormatter
 from numpy.typing import NDArray
 
 from scgpt_core.keys import UNKNOWN
-from scgpt_core.runs import whole
 
 _STYLE: Final[dict[Any, Any]] = {
     "axes.axisbelow": True,
@@ -59,16 +57,6 @@ def panels(
     """Figure and its axes (n_rows, n_columns); width and height of one panel in inches."""
     figure = Figure(figsize=(width * n_columns, height * n_rows), layout="constrained")
     return figure, figure.subplots(n_rows, n_columns, squeeze=False, **subplots)
-
-
-def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure whole or not at all; the file's ending says the format.
-
-    The same figure gives the same bytes: no date is written into it.
-    """
-    undated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-    with whole(path) as temporary, mpl.rc_context({"svg.hashsalt": "scgpt"}):
-        figure.savefig(temporary, metadata=undated.get(temporary.suffix), dpi=_STYLE["savefig.dpi"])
 
 
 def assign_styles(categories: Iterable[str]) -> dict[str, tuple[str, str]]:

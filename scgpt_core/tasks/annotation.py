@@ -22,7 +22,7 @@ from scgpt_core.config import AnnotationSettings, ModelConfig
 from scgpt_core.data.cells import Cells, read_cells, take_cells
 from scgpt_core.data.collate import TokenSettings
 from scgpt_core.data.genes import match_var
-from scgpt_core.data.sources import ArraySource
+from scgpt_core.data.sources import NO_CLASS, ArraySource
 from scgpt_core.data.vocab import Vocabulary
 from scgpt_core.device import DeviceName, autocast, resolve_precision
 from scgpt_core.keys import CELL
@@ -31,7 +31,6 @@ from scgpt_core.runs import read_json
 from scgpt_core.tasks.datasets import variable_genes
 from scgpt_core.tasks.fitting import Fit, Job, fine_tuning, fit_by_epochs, loader_of_all
 from scgpt_core.tasks.labelling import (
-    NO_CLASS,
     Split,
     label_query,
     tabulate,

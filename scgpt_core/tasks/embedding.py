@@ -15,6 +15,7 @@ from typing import Literal
 import anndata as ad
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, issparse
 
 from scgpt_core.checkpoint import Checkpoint, load_checkpoint, model_digest
@@ -174,7 +175,8 @@ def _read_blocks(adata: ad.AnnData, match: GeneMatch, min_matched: float) -> Ite
         chunk = slice(first, first + CHUNK_CELLS)
         counts_BG = csr_matrix(counts[chunk])
         if not warned:
-            warned = not _are_counts(counts_BG, source, first)
+            rows_B = np.arange(first, first + counts_BG.shape[0])
+            warned = not _are_counts(counts_BG, source, rows_B)
         if first == 0:
             logger.info("%s: %s", source, match.report())
             match.require(min_matched, np.asarray(counts_BG.sum(axis=0)).ravel(), source=source)
@@ -187,10 +189,10 @@ def _read_blocks(adata: ad.AnnData, match: GeneMatch, min_matched: float) -> Ite
         )
 
 
-def _are_counts(counts_BG: csr_matrix, source: str, first_row: int) -> bool:
+def _are_counts(counts_BG: csr_matrix, source: str, rows_B: NDArray[np.int64]) -> bool:
     """Say whether these are raw counts; warn if not, stop if they are negative or not finite."""
     try:
-        check_counts(counts_BG, source=source, first_row=first_row)
+        check_counts(counts_BG, source=source, rows_N=rows_B)
     except ValueError as error:
         if not (np.isfinite(counts_BG.data).all() and counts_BG.data.min(initial=0) >= 0):
             raise

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import anndata as ad
 import numpy as np
@@ -22,6 +22,7 @@ from scgpt_core import runs
 from scgpt_core.config import LabelSettings
 from scgpt_core.data.binning import draw_keys
 from scgpt_core.data.identity import cell_identity
+from scgpt_core.data.sources import NO_CLASS
 from scgpt_core.keys import (
     BATCH,
     CELL,
@@ -34,8 +35,6 @@ from scgpt_core.keys import (
     UNKNOWN,
 )
 
-NO_CLASS: Final = -1
-"""Code of a cell whose label is not known, or is none of the reference's; CLS leaves it out too."""
 _FOR_SHARE, _FOR_HELDOUT = 11, 7  # added to the seed: the draws are independent of each other
 _LEAST_CELLS = 3  # of a class, that are learned from at any share of the labels
 _SMALLEST = 1e-6  # what a probability of 0 counts as

@@ -17,11 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from scgpt_core.batch import Batch, Output
+from scgpt_core.data.sources import NO_CLASS
 from scgpt_core.model import ScGPT
+from scgpt_core.model.scgpt import Head
 from scgpt_core.train.losses import elastic_cell_similarity, masked_mse, zero_nll
-
-NO_LABEL = -1
-"""`label_B` of a cell without a class: it counts in no CLS term."""
 
 
 class Objective(Protocol):
@@ -31,14 +30,15 @@ class Objective(Protocol):
         """Elements that each term is the mean of, by the term's name (`batch` on the CPU)."""
 
     def passes(self, progress: float) -> int:
-        """Forward and backward passes over a cell's tokens."""
+        """Forward and backward passes over a cell's tokens: one, where nothing else is said."""
+        return 1
 
     def __call__(self, model: nn.Module, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Weighted terms by name, scalars; `progress` is the share of the steps that are done."""
 
 
 @dataclass(frozen=True)
-class Pretraining:
+class Pretraining(Objective):
     """Generative pretraining (scGPT paper, Methods): GEP and GEPC on unknown genes.
 
     The batch comes from the loader with its known/unknown split. From `cell_prompt_after` on, a
@@ -104,7 +104,7 @@ class Pretraining:
 
 
 @dataclass(frozen=True)
-class Integration:
+class Integration(Objective):
     """Fine-tuning for integration: the published tutorial's terms; a weight of 0 drops one.
 
     Parameters
@@ -127,16 +127,9 @@ class Integration:
         positional = ("gep", "gep_zero", "gepc", "gepc_zero")
         return dict.fromkeys(positional, hidden) | {"ecs": cells, "dar": cells}
 
-    def passes(self, progress: float) -> int:
-        """One."""
-        return 1
-
     def __call__(self, model: nn.Module, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Terms `gep`, `gep_zero`, `gepc`, `gepc_zero`, `ecs`, `dar`, as far as they are on."""
-        heads = (
-            {"gep"} | ({"gepc"} if self.gepc else set()) | ({"dar"} if self.dar_weight else set())
-        )
-        output: Output = model(batch, heads=heads)
+        output: Output = model(batch, heads=_heads(gepc=self.gepc, dar=self.dar_weight > 0))
         target_BL, hidden_BL = _present(batch.target_BL), _present(batch.hidden_BL)
         terms = {"gep": masked_mse(_present(output.gep_BL), target_BL, hidden_BL)}
         if self.zero_prob:
@@ -150,13 +143,12 @@ class Integration:
             similarity = elastic_cell_similarity(output.cell_BD, self.ecs_threshold)
             terms["ecs"] = self.ecs_weight * similarity
         if self.dar_weight:
-            domain = F.cross_entropy(_present(output.batch_BK).float(), _present(batch.batch_B))
-            terms["dar"] = self.dar_weight * domain
+            terms["dar"] = self.dar_weight * _domain_loss(output, batch)
         return terms
 
 
 @dataclass(frozen=True)
-class Multiomics:
+class Multiomics(Objective):
     """Fine-tuning on several modalities: GEP and GEPC, and DAR; each modality counts alike.
 
     In one mean over all masked tokens, as the tutorial has it, a dozen proteins are lost among a
@@ -184,16 +176,9 @@ class Multiomics:
             sizes |= {f"gep_{name}": n_hidden, f"gepc_{name}": n_hidden}
         return sizes
 
-    def passes(self, progress: float) -> int:
-        """One."""
-        return 1
-
     def __call__(self, model: nn.Module, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Terms `gep_rna`, `gepc_rna`, `gep_protein`, ... and `dar`, as far as they are on."""
-        heads = (
-            {"gep"} | ({"gepc"} if self.gepc else set()) | ({"dar"} if self.dar_weight else set())
-        )
-        output: Output = model(batch, heads=heads)
+        output: Output = model(batch, heads=_heads(gepc=self.gepc, dar=self.dar_weight > 0))
         target_BL, terms = _present(batch.target_BL), {}
         for code, name in self.modalities.items():
             hidden_BL = self._hidden(batch, code)
@@ -201,8 +186,7 @@ class Multiomics:
             if self.gepc:
                 terms[f"gepc_{name}"] = masked_mse(_present(output.gepc_BL), target_BL, hidden_BL)
         if self.dar_weight:
-            domain = F.cross_entropy(_present(output.batch_BK).float(), _present(batch.batch_B))
-            terms["dar"] = self.dar_weight * domain
+            terms["dar"] = self.dar_weight * _domain_loss(output, batch)
         return terms
 
     def _hidden(self, batch: Batch, code: int) -> Tensor:
@@ -210,16 +194,12 @@ class Multiomics:
 
 
 @dataclass(frozen=True)
-class Perturbation:
+class Perturbation(Objective):
     """Fine-tuning for perturbation prediction: GEP of what a control cell is to become."""
 
     def sizes(self, batch: Batch) -> dict[str, float]:
         """Genes that are scored."""
         return {"gep": float(_present(batch.hidden_BL).sum())}
-
-    def passes(self, progress: float) -> int:
-        """One."""
-        return 1
 
     def __call__(self, model: nn.Module, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Term `gep`."""
@@ -229,7 +209,7 @@ class Perturbation:
 
 
 @dataclass(frozen=True)
-class Classification:
+class Classification(Objective):
     """Fine-tuning for annotation: CLS cross entropy over the cells that have a label.
 
     Parameters
@@ -243,14 +223,10 @@ class Classification:
     def sizes(self, batch: Batch) -> dict[str, float]:
         """Labelled cells, or the sum of their weights."""
         label_B = _present(batch.label_B)
-        label_B = label_B[label_B != NO_LABEL]
+        label_B = label_B[label_B != NO_CLASS]
         if self.class_weights_C is None:
             return {"cls": float(len(label_B))}
         return {"cls": float(self.class_weights_C.cpu()[label_B].sum())}
-
-    def passes(self, progress: float) -> int:
-        """One."""
-        return 1
 
     def __call__(self, model: nn.Module, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Term `cls`."""
@@ -260,10 +236,10 @@ class Classification:
         if self.class_weights_C is not None:
             weights_C = self.class_weights_C.to(weights_C)
         nll_B = F.cross_entropy(
-            logits_BC, label_B, weight=weights_C, ignore_index=NO_LABEL, reduction="none"
+            logits_BC, label_B, weight=weights_C, ignore_index=NO_CLASS, reduction="none"
         )
         # Not torch's own mean, which is NaN where no cell of the micro-batch has a label.
-        total = torch.where(label_B == NO_LABEL, 0.0, weights_C[label_B]).sum()
+        total = torch.where(label_B == NO_CLASS, 0.0, weights_C[label_B]).sum()
         return {"cls": nll_B.sum() / total.clamp(min=torch.finfo(torch.float32).tiny)}
 
 
@@ -275,7 +251,7 @@ def compares_cells(objective: Objective, model: ScGPT) -> bool:
 
 def class_weights(label_N: Tensor, n_classes: int) -> Tensor:
     """Weights that let classes count alike: float32 (C,), mean 1 over cells, 0 where absent."""
-    count_C = torch.bincount(label_N[label_N != NO_LABEL], minlength=n_classes).float()
+    count_C = torch.bincount(label_N[label_N != NO_CLASS], minlength=n_classes).float()
     present_C = count_C > 0
     return torch.where(present_C, count_C.sum() / (present_C.sum() * count_C.clamp(min=1)), 0.0)
 
@@ -285,6 +261,17 @@ def is_gene(batch: Batch) -> Tensor:
     is_gene_BL = ~batch.padding_BL
     is_gene_BL[:, 0] = False
     return is_gene_BL
+
+
+def _heads(*, gepc: bool, dar: bool) -> set[Head]:
+    """Name the heads that objectives of expression read."""
+    wanted: dict[Head, bool] = {"gep": True, "gepc": gepc, "dar": dar}
+    return {head for head, is_read in wanted.items() if is_read}
+
+
+def _domain_loss(output: Output, batch: Batch) -> Tensor:
+    """Cross entropy of the sequencing batch, a scalar: DAR makes the embedding forget it."""
+    return F.cross_entropy(_present(output.batch_BK).float(), _present(batch.batch_B))
 
 
 def _present(tensor: Tensor | None) -> Tensor:

@@ -73,17 +73,6 @@ def test_epochs_have_orders_of_their_own() -> None:
     assert steps_of(make_loader(seed=1)) != first
 
 
-def test_dropped_cells_come_in_other_epochs() -> None:
-    loader = make_loader(last="drop")
-    dropped = []
-    for _ in range(4):
-        steps = steps_of(loader)
-        assert {len(step) for step in steps} == {16}
-        dropped.append(set(CELLS.cell_ids) - set(flat(steps)))
-    assert {len(cells) for cells in dropped} == {203 % 16}
-    assert not set.intersection(*dropped)
-
-
 def test_without_shuffling_epochs_are_equal_and_in_order() -> None:
     loader = make_loader(shuffle=False)
     first, second = list(loader.batches()), list(loader.batches())
@@ -145,7 +134,6 @@ def test_a_buffer_shuffles_nearly_as_well_as_a_permutation() -> None:
         block_cells=16,
         buffer_cells=4096,
         shuffle=True,
-        last="spread",
     )
     data_sets = np.arange(20_000) // 500  # neighbours are of one data set
     ours, best = shuffle_entropy(order, data_sets)
@@ -163,19 +151,16 @@ def test_a_buffer_shuffles_nearly_as_well_as_a_permutation() -> None:
     batch_cells=st.integers(8, 40),
     world_size=st.integers(1, 4),
     micro_batch_cells=st.integers(1, 12),
-    last=st.sampled_from(["spread", "drop"]),
     by_length=st.booleans(),
 )
 def test_ranks_share_the_steps_of_one_process(
-    n_cells: int, batch_cells: int, world_size: int, last: str, **changes
+    n_cells: int, batch_cells: int, world_size: int, **changes
 ) -> None:
-    if last == "drop" and n_cells < batch_cells:
-        return
     changes |= {"source": ArraySource(make_cells(n_cells)), "batch_cells": batch_cells}
-    n_steps = 2 * make_loader(last=last, **changes).steps_per_epoch
-    whole = steps_of(make_loader(last=last, **changes), n_steps)
+    n_steps = 2 * make_loader(**changes).steps_per_epoch
+    whole = steps_of(make_loader(**changes), n_steps)
     ranks = [
-        islice(make_loader(last=last, rank=rank, world_size=world_size, **changes), n_steps)
+        islice(make_loader(rank=rank, world_size=world_size, **changes), n_steps)
         for rank in range(world_size)
     ]
     for step, parts in zip(whole, zip(*ranks, strict=True), strict=True):
@@ -195,8 +180,6 @@ def test_micro_batches_do_not_grow_beyond_what_is_asked() -> None:
 def test_ranks_without_cells_are_refused() -> None:
     with pytest.raises(ValueError, match="203 cells in steps of 3 do not give each of 4 ranks"):
         make_loader(batch_cells=3, world_size=4)
-    with pytest.raises(ValueError, match="fewer ranks"):
-        make_loader(batch_cells=500, last="drop")
 
 
 # ---------------------------------------------------------------------------------------- resume

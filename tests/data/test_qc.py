@@ -42,7 +42,7 @@ def test_a_value_that_is_no_count_is_located(row: int, value: float, seen: str) 
     counts = np.ones((10, 4), np.float32)
     counts[row, 2] = value
     with pytest.raises(ValueError) as caught:  # noqa: PT011
-        check_counts(csr_matrix(counts), source="mine.h5ad", first_row=100)
+        check_counts(csr_matrix(counts), source="mine.h5ad", rows_N=np.arange(100, 110))
     assert str(caught.value).startswith(f"mine.h5ad, rows {100 + row}: {seen}")
 
 

@@ -9,8 +9,8 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from scgpt_core.config import LabelSettings
+from scgpt_core.data.sources import NO_CLASS
 from scgpt_core.tasks.labelling import (
-    NO_CLASS,
     Split,
     fit_temperature,
     label_query,
