@@ -77,7 +77,7 @@ CELLS = pd.DataFrame(
         (4, "10x", True, 1, 1, 0, "fewer than 4 counts"),
         (5, "10x", True, 5, 0, 5, "more than 40% mitochondrial counts"),
         (6, "10x", True, 5, 4, 1, "more than 2 genes"),
-        (0, "10x", True, 5, 5, 0, "soma_joinid seen before"),
+        (0, "10x", False, 1, 0, 0, "soma_joinid seen before"),  # and more that is wrong
         (7, "10x", True, 7, 3, 0, None),
     ],
     columns=["soma_joinid", "assay", "is_primary_data", *GENES, "fault"],
