@@ -20,12 +20,7 @@ for variable, folder in (("PYTHONPATH", ROOT), ("PATH", Path(sys.executable).par
 CFG, TABLES = load_config(config, ROOT)
 if DeploymentMethod.CONDA not in workflow.deployment_settings.deployment_method:
     CFG = leave_out_missing(CFG, TABLES)
-BENCHMARKS = {  # data sets by task
-    "integration": CFG.benchmark.integration,
-    "annotation": CFG.benchmark.annotation,
-    "multiomics": CFG.benchmark.multiomics,
-    "perturbation": CFG.benchmark.perturbation,
-}
+BENCHMARKS = CFG.benchmark.by_task
 
 
 include: "helpers/training.smk"

@@ -1,53 +1,45 @@
 # What the rules of the stage report ask: names, files and settings, by wildcards.
 PAGES = {
-    "summary": "Summary",
-    "qc": "Quality control",
-    "pretrain": "Pretraining",
-    "integration": "Integration",
-    "annotation": "Annotation",
-    "multiomics": "Several modalities",
-    "perturbation": "Perturbation",
-    "mapping": "Reference mapping",
-    "generation": "Generation",
-    "networks": "Gene networks",
+    page: title
+    for page, title, is_shown in (
+        ("summary", "Summary", True),
+        ("qc", "Quality control", True),
+        # A model that was imported was not pretrained here.
+        ("pretrain", "Pretraining", CFG.model not in CFG.checkpoints),
+        ("integration", "Integration", BENCHMARKS["integration"]),
+        ("annotation", "Annotation", BENCHMARKS["annotation"]),
+        ("multiomics", "Several modalities", BENCHMARKS["multiomics"]),
+        ("perturbation", "Perturbation", BENCHMARKS["perturbation"]),
+        ("mapping", "Reference mapping", CFG.index.queries),
+        ("generation", "Generation", CFG.generation.datasets),
+        ("networks", "Gene networks", CFG.networks.datasets),
+    )
+    if is_shown
 }
 
 
-if CFG.model in CFG.checkpoints:  # a model that was imported was not pretrained here
-    del PAGES["pretrain"]
+def get_runs(task, file):
+    """A file of every run of a task's methods; what is scored from the data alone has none."""
+    return expand(
+        f"results/tasks/{task}/{{dataset}}/{{method}}/{{seed}}/{file}",
+        dataset=BENCHMARKS[task],
+        method=[m for m in get_benchmarked(task) if TABLES.methods[m].rule != "score"],
+        seed=CFG.benchmark.seeds,
+    )
 
 
-if not CFG.benchmark.integration:
-    del PAGES["integration"]
-
-
-if not CFG.benchmark.annotation:
-    del PAGES["annotation"]
-
-
-if not CFG.benchmark.multiomics:
-    del PAGES["multiomics"]
-
-
-if not CFG.benchmark.perturbation:
-    del PAGES["perturbation"]
-
-
-if not CFG.index.queries:
-    del PAGES["mapping"]
-
-
-if not CFG.generation.datasets:
-    del PAGES["generation"]
-
-
-if not CFG.networks.datasets:
-    del PAGES["networks"]
+def get_mappings(file):
+    """A file of the mapping of every query."""
+    return expand(
+        f"results/index/{CFG.model}/{REFERENCE}/map/{{dataset}}/{file}",
+        dataset=CFG.index.queries,
+    )
 
 
 def get_page_artefacts(wildcards):
     """Files that a page shows, by the names of the notebook's parameters."""
     overlap = f"results/shards/{CFG.corpus}/overlap.json"
+    scores = "results/benchmark/scores.parquet"
     artefacts = {
         "qc": {"manifest": f"results/shards/{CFG.corpus}/manifest.json"},
         "pretrain": {
@@ -55,65 +47,31 @@ def get_page_artefacts(wildcards):
             "metrics": f"results/models/{CFG.model}/metrics.jsonl",
         },
         "integration": {
-            "scores": "results/benchmark/scores.parquet",
-            "embeddings": expand(
-                "results/tasks/integration/{dataset}/{method}/{seed}/embedding.h5ad",
-                dataset=CFG.benchmark.integration,
-                method=get_benchmarked("integration"),
-                seed=CFG.benchmark.seeds,
-            ),
+            "scores": scores,
+            "embeddings": get_runs("integration", "embedding.h5ad"),
             "overlap": overlap,
         },
         "annotation": {
-            "scores": "results/benchmark/scores.parquet",
-            "predictions": expand(
-                "results/tasks/annotation/{dataset}/{method}/{seed}/predictions.parquet",
-                dataset=CFG.benchmark.annotation,
-                method=get_benchmarked("annotation"),
-                seed=CFG.benchmark.seeds,
-            ),
+            "scores": scores,
+            "predictions": get_runs("annotation", "predictions.parquet"),
             "overlap": overlap,
         },
         "multiomics": {
-            "scores": "results/benchmark/scores.parquet",
-            "embeddings": expand(
-                "results/tasks/multiomics/{dataset}/{method}/{seed}/embedding.h5ad",
-                dataset=CFG.benchmark.multiomics,
-                method=get_benchmarked("multiomics"),
-                seed=CFG.benchmark.seeds,
-            ),
+            "scores": scores,
+            "embeddings": get_runs("multiomics", "embedding.h5ad"),
             "prepared": expand(
                 "results/datasets/{dataset}.h5ad", dataset=CFG.benchmark.multiomics
             ),
             "overlap": overlap,
         },
         "perturbation": {
-            "scores": "results/benchmark/scores.parquet",
-            "runs": expand(
-                "results/tasks/perturbation/{dataset}/{method}/{seed}/run.json",
-                dataset=CFG.benchmark.perturbation,
-                method=[
-                    name
-                    for name in get_benchmarked("perturbation")
-                    if TABLES.methods[name].rule != "score"
-                ],
-                seed=CFG.benchmark.seeds,
-            ),
+            "scores": scores,
+            "runs": get_runs("perturbation", "run.json"),
             "overlap": overlap,
         },
         "mapping": {
-            "mappings": expand(
-                "results/index/{model}/{reference}/map/{dataset}/mapping.parquet",
-                model=CFG.model,
-                reference=REFERENCE,
-                dataset=CFG.index.queries,
-            ),
-            "embeddings": expand(
-                "results/index/{model}/{reference}/map/{dataset}/embedding.h5ad",
-                model=CFG.model,
-                reference=REFERENCE,
-                dataset=CFG.index.queries,
-            ),
+            "mappings": get_mappings("mapping.parquet"),
+            "embeddings": get_mappings("embedding.h5ad"),
             "index": get_index_files(REFERENCE, CFG.model),
             "overlap": overlap,
         },

@@ -23,16 +23,7 @@ def get_published_vocab():
 
 def get_tested_datasets():
     """The data sets that models of the corpus are tested on, prepared."""
-    names = {
-        *CFG.benchmark.integration,
-        *CFG.benchmark.annotation,
-        *CFG.benchmark.multiomics,
-        *CFG.benchmark.perturbation,
-        *CFG.index.queries,
-        *CFG.generation.datasets,
-        *CFG.networks.datasets,
-    }
-    return [f"results/datasets/{name}.h5ad" for name in sorted(names)]
+    return [f"results/datasets/{name}.h5ad" for name in sorted(CFG.tested_datasets)]
 
 
 def get_qc(wildcards):

@@ -2,13 +2,12 @@
 
 import importlib.util
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import ValidationError
 
-from scgpt_core.config.base import Task
 from scgpt_core.config.tables import (
     CorpusRow,
     DatasetRow,
@@ -91,10 +90,10 @@ def leave_out_missing(cfg: Config, tables: Tables) -> Config:
 
 def _check_names(cfg: Config, tables: Tables) -> None:
     """Stop where a name is in no row of its table."""
-    rows, benchmark = tables.datasets, cfg.benchmark
+    rows = tables.datasets
     parts = [part for row in rows.values() for part in row.parts]
     origins = [m.init_from for m in tables.models.values() if m.init_from]
-    for key, found, allowed in (
+    used: list[tuple[str, Iterable[str], Iterable[str]]] = [
         ("corpus", [cfg.corpus], tables.corpora),
         ("qc_by_corpus", cfg.qc_by_corpus, tables.corpora),
         ("model", [cfg.model], tables.models),
@@ -104,16 +103,14 @@ def _check_names(cfg: Config, tables: Tables) -> None:
         ("generation.datasets", cfg.generation.datasets, rows),
         ("networks.datasets", cfg.networks.datasets, rows),
         ("index.queries", cfg.index.queries, rows),
-        ("benchmark.integration", benchmark.integration, rows),
-        ("benchmark.annotation", benchmark.annotation, rows),
-        ("benchmark.multiomics", benchmark.multiomics, rows),
-        ("benchmark.perturbation", benchmark.perturbation, rows),
-        ("benchmark.methods", benchmark.methods, tables.methods),
+        *((f"benchmark.{task}", names, rows) for task, names in cfg.benchmark.by_task.items()),
+        ("benchmark.methods", cfg.benchmark.methods, tables.methods),
         (f"{cfg.expected}: dataset", [row.dataset for row in tables.expected], rows),
         (f"{cfg.expected}: method", [row.method for row in tables.expected], tables.methods),
         (f"{cfg.models}: corpus", [m.corpus for m in tables.models.values()], tables.corpora),
         (f"{cfg.models}: init_from", origins, tables.models),
-    ):
+    ]
+    for key, found, allowed in used:
         unknown = sorted(set(found) - set(allowed))
         if unknown:
             message = (
@@ -158,9 +155,7 @@ def _check_datasets(cfg: Config, tables: Tables) -> None:
 
 def _check_fetched(cfg: Config, tables: Tables, root: Path) -> None:
     """Stop where files of data sets that are used are to be fetched by hand, and were not."""
-    names = {name for _, found in _benchmarked(cfg) for name in found}
-    names.update(cfg.generation.datasets, cfg.networks.datasets, cfg.index.queries)
-    names.update(name for name in cfg.index.reference if name in tables.datasets)
+    names = cfg.tested_datasets | (set(cfg.index.reference) & tables.datasets.keys())
     parts = {part for name in names for part in tables.datasets[name].parts or (name,)}
     rows = [tables.datasets[part] for part in sorted(parts)]
     absent = [row for row in rows if row.source and row.path and not (root / row.path).exists()]
@@ -172,7 +167,7 @@ def _check_fetched(cfg: Config, tables: Tables, root: Path) -> None:
 
 def _check_methods(cfg: Config, tables: Tables) -> None:
     """Stop where a task has data sets and no method: there would be nothing to report."""
-    for task, datasets in _benchmarked(cfg):
+    for task, datasets in cfg.benchmark.by_task.items():
         # What is scored from the data alone is a ceiling of methods, and none of them.
         methods = [m for m in tables.methods.values() if m.task == task and m.rule != "score"]
         allowed = {row.method for row in methods}
@@ -183,8 +178,3 @@ def _check_methods(cfg: Config, tables: Tables) -> None:
                 f"one, or leave the data sets out: benchmark: {{{task}: []}}"
             )
             raise ValueError(message)
-
-
-def _benchmarked(cfg: Config) -> list[tuple[Task, tuple[str, ...]]]:
-    """Give the data sets of the benchmark, by task."""
-    return [(task, getattr(cfg.benchmark, task)) for task in get_args(Task)]

@@ -1,10 +1,11 @@
 """The whole of `config/config.yaml`."""
 
 from pathlib import Path
+from typing import get_args
 
 from pydantic import Field
 
-from scgpt_core.config.base import Name, Settings
+from scgpt_core.config.base import Name, Settings, Task
 from scgpt_core.config.corpus import CensusSettings, QCSettings, ShardSettings
 from scgpt_core.config.index import IndexSettings
 from scgpt_core.config.networks import NetworkSettings
@@ -35,6 +36,11 @@ class BenchmarkSettings(Settings):
     """Methods, rows of methods.tsv; each runs on the data sets of its task."""
     seeds: tuple[int, ...] = (0,)
     """Each method runs once with each."""
+
+    @property
+    def by_task(self) -> dict[Task, tuple[str, ...]]:
+        """Data sets of each task's benchmark, by the name of the task."""
+        return {task: getattr(self, task) for task in get_args(Task)}
 
 
 class Config(Settings):
@@ -73,6 +79,16 @@ class Config(Settings):
     networks: NetworkSettings = NetworkSettings()
     index: IndexSettings = IndexSettings()
     benchmark: BenchmarkSettings = BenchmarkSettings()
+
+    @property
+    def tested_datasets(self) -> set[str]:
+        """Data sets that models are tested on: by benchmarks, mapping, generation and networks."""
+        return {
+            *(name for names in self.benchmark.by_task.values() for name in names),
+            *self.index.queries,
+            *self.generation.datasets,
+            *self.networks.datasets,
+        }
 
     def qc_of(self, corpus: str) -> QCSettings:
         """Thresholds of a corpus: `qc`, but for what `qc_by_corpus` says of it."""
