@@ -15,7 +15,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:  # jobs that write no tables need no pandas
+    import pandas as pd
 
 logger = logging.getLogger(__name__)
 COMPRESSION: Final[Mapping[str, Any]] = {"compression": "gzip", "compression_opts": 1}
@@ -102,6 +105,12 @@ def write_json(path: str | Path, value: Mapping[str, Any]) -> None:
     """Write a JSON file whole or not at all, in a form that people can read and diff."""
     with whole(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_parquet(path: str | Path, table: "pd.DataFrame") -> None:
+    """Write a table without its index as parquet, whole or not at all."""
+    with whole(path) as temporary:
+        table.to_parquet(temporary, index=False)
 
 
 def read_json(path: str | Path) -> dict[str, Any]:

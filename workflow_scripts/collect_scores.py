@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from scgpt_core.runs import start_logging, whole
+from scgpt_core.runs import start_logging, whole, write_parquet
 from scgpt_core.scores import define_metrics, main_table
 
 
@@ -18,8 +18,7 @@ def main(
     titles: Mapping[str, str],
 ) -> None:
     scores = pd.concat(map(pd.read_parquet, paths), ignore_index=True)
-    with whole(parquet) as temporary:
-        scores.to_parquet(temporary, index=False)
+    write_parquet(parquet, scores)
     for path, table in ((tsv, scores), (definitions, define_metrics())):
         with whole(path) as temporary:
             table.to_csv(temporary, sep="\t", index=False, float_format="%.6g")

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import anndata as ad
 
 from scgpt_core.cell_cycle import measure_phases, read_phase_genes
-from scgpt_core.runs import start_logging, whole
-from scgpt_core.scores import COLUMNS, score_embedding
+from scgpt_core.runs import start_logging
+from scgpt_core.scores import score_embedding, write_scores
 
 
 def main(
@@ -20,9 +20,7 @@ def main(
 ) -> None:
     phases = measure_phases(ad.read_h5ad(dataset), read_phase_genes(genes))
     scores = score_embedding(ad.read_h5ad(embedding), ad.read_h5ad(unintegrated), phases=phases)
-    scores = scores.assign(**run).astype({"seed": int})[list(COLUMNS)]
-    with whole(output) as temporary:
-        scores.to_parquet(temporary, index=False)
+    write_scores(output, scores, run)
 
 
 start_logging(snakemake.log[0])
@@ -32,5 +30,5 @@ main(
     snakemake.input.dataset,
     snakemake.input.genes,
     snakemake.output[0],
-    run=dict(snakemake.wildcards.items()),
+    run=dict(snakemake.wildcards.items(), task="integration"),
 )

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import anndata as ad
 import pandas as pd
 
-from scgpt_core.runs import start_logging, whole
-from scgpt_core.scores import COLUMNS, score_embedding, score_imputation
+from scgpt_core.runs import start_logging
+from scgpt_core.scores import score_embedding, score_imputation, write_scores
 
 
 def main(
@@ -17,10 +17,12 @@ def main(
         score_embedding(embedded, ad.read_h5ad(unintegrated)),
         score_imputation(embedded, ad.read_h5ad(dataset)),
     ]
-    scores = pd.concat(parts, ignore_index=True).assign(task="multiomics", **run)
-    with whole(output) as temporary:
-        scores.astype({"seed": int})[list(COLUMNS)].to_parquet(temporary, index=False)
+    write_scores(output, pd.concat(parts, ignore_index=True), run)
 
 
 start_logging(snakemake.log[0])
-main(*snakemake.input, snakemake.output[0], run=dict(snakemake.wildcards.items()))
+main(
+    *snakemake.input,
+    snakemake.output[0],
+    run=dict(snakemake.wildcards.items(), task="multiomics"),
+)

@@ -7,8 +7,8 @@ import pandas as pd
 
 from scgpt_core.perturbation.predictions import read_dataset
 from scgpt_core.perturbation.scores import score_predictions
-from scgpt_core.runs import start_logging, whole
-from scgpt_core.scores import COLUMNS
+from scgpt_core.runs import start_logging
+from scgpt_core.scores import write_scores
 
 
 def main(
@@ -22,9 +22,7 @@ def main(
     predicted = ad.read_h5ad(inputs["predictions"]) if "predictions" in inputs else None
     ranks = pd.read_parquet(inputs["ranks"]) if "ranks" in inputs else None
     scores = score_predictions(data, split, predicted=predicted, ranks=ranks, focus=focus)
-    scores = scores.assign(task="perturbation", **run).astype({"seed": int})[list(COLUMNS)]
-    with whole(output) as temporary:
-        scores.to_parquet(temporary, index=False)
+    write_scores(output, scores, run)
 
 
 start_logging(snakemake.log[0])
@@ -32,5 +30,5 @@ main(
     dict(snakemake.input.items()),
     snakemake.output[0],
     focus=snakemake.params.focus,
-    run=dict(snakemake.wildcards.items()),
+    run=dict(snakemake.wildcards.items(), task="perturbation"),
 )

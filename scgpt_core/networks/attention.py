@@ -20,7 +20,7 @@ from scgpt_core.data.collate import TokenSettings
 from scgpt_core.networks.edges import tabulate_edges
 from scgpt_core.networks.embeddings import batches
 from scgpt_core.networks.preparation import open_network
-from scgpt_core.runs import run_record, whole
+from scgpt_core.runs import run_record, write_parquet
 from scgpt_core.tasks.embedding import with_random_weights
 
 _MAP_NUMBERS = 2**22
@@ -64,8 +64,7 @@ def attend_dataset(
             for condition, each in network.cells().items()
         }
         edges = tabulate_edges(values, network.regulators, network.genes, signed=False)
-        with whole(output) as temporary:
-            edges.to_parquet(temporary, index=False)
+        write_parquet(output, edges)
         run |= {"model": ckpt.digest, "cells": {c: len(rows) for c, rows in network.rows.items()}}
 
 

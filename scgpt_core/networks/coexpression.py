@@ -14,7 +14,7 @@ from sklearn.ensemble import GradientBoostingRegressor
 from scgpt_core.config import NetworkSettings
 from scgpt_core.networks.edges import tabulate_edges
 from scgpt_core.networks.preparation import LOG, SUBSET, open_network
-from scgpt_core.runs import run_record, whole
+from scgpt_core.runs import run_record, write_parquet
 
 FloatArray = NDArray[np.float64]
 
@@ -61,8 +61,7 @@ def correlate_dataset(
                     values[condition] = correlate(x_NT, x_NG, ranks=source == SPEARMAN)
             targets = names if source == TREES else network.genes
             edges = tabulate_edges(values, network.regulators, targets, signed=source != TREES)
-            with whole(folder / f"{source}.parquet") as temporary:
-                edges.to_parquet(temporary, index=False)
+            write_parquet(folder / f"{source}.parquet", edges)
 
 
 def correlate(x_NT: FloatArray, x_NG: FloatArray, *, ranks: bool) -> FloatArray:

@@ -22,7 +22,7 @@ from scgpt_core.networks.attention import gene_tokens
 from scgpt_core.networks.edges import tabulate_edges
 from scgpt_core.networks.embeddings import BATCH_TOKENS, batches
 from scgpt_core.networks.preparation import open_network
-from scgpt_core.runs import run_record, whole
+from scgpt_core.runs import run_record, write_parquet
 
 
 class KnockOut(NamedTuple):
@@ -84,9 +84,8 @@ def knock_out_dataset(
             )
             for condition, each in found.items()
         ]
-        for path, table in ((output, edges), (shifts, pd.concat(moved, ignore_index=True))):
-            with whole(path) as temporary:
-                table.to_parquet(temporary, index=False)
+        write_parquet(output, edges)
+        write_parquet(shifts, pd.concat(moved, ignore_index=True))
         run["model"] = ckpt.digest
 
 

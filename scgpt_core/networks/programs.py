@@ -35,7 +35,7 @@ from scgpt_core.networks.embeddings import (
     static_embeddings,
 )
 from scgpt_core.networks.gene_sets import GeneSets, enrich, read_gene_sets
-from scgpt_core.runs import run_record, whole
+from scgpt_core.runs import run_record, write_parquet
 
 STATIC, CONTEXTUAL, COEXPRESSION, RANDOM = "static", "contextual", "coexpression", "random"
 SOURCES: Final = (STATIC, CONTEXTUAL, COEXPRESSION, RANDOM)
@@ -90,8 +90,7 @@ def find_dataset_programs(
         ckpt = load_checkpoint(model_folder, settings.device)
         found = find_programs(ad.read_h5ad(dataset), ckpt, sets, settings, seed=seed)
         for name, table in found._asdict().items():
-            with whole(folder / f"{name}.parquet") as temporary:
-                table.to_parquet(temporary, index=False)
+            write_parquet(folder / f"{name}.parquet", table)
         run["model"] = ckpt.digest
 
 

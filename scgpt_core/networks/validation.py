@@ -28,7 +28,7 @@ from scgpt_core.networks.gene_sets import (
     targets_by_regulator,
 )
 from scgpt_core.networks.preparation import LOG, SUBSET, NetworkCells, open_network
-from scgpt_core.runs import whole
+from scgpt_core.runs import whole, write_parquet
 
 EXPRESSION: Final = "expression"
 """The simplest way to what changes: the genes' own differential expression."""
@@ -292,5 +292,4 @@ def validate_dataset(
         with whole(folder / f"{source}.graphml") as temporary:
             nx.write_graphml(to_graph(drawn), temporary)
     for name, table in tables.items():
-        with whole(folder / f"{name}.parquet") as temporary:
-            table.to_parquet(temporary, index=False)
+        write_parquet(folder / f"{name}.parquet", table)

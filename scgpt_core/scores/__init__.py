@@ -23,7 +23,13 @@ from scgpt_core.scores.definitions import (
     scib_bio,
     scib_overall,
 )
-from scgpt_core.scores.scoring import COLUMNS, score_embedding, score_imputation, score_predictions
+from scgpt_core.scores.scoring import (
+    COLUMNS,
+    score_embedding,
+    score_imputation,
+    score_predictions,
+    write_scores,
+)
 from scgpt_core.scores.tables import learning_curve, main_table, summarise_scores
 
 __all__ = [
@@ -52,4 +58,5 @@ __all__ = [
     "score_imputation",
     "score_predictions",
     "summarise_scores",
+    "write_scores",
 ]

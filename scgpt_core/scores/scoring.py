@@ -3,12 +3,14 @@
 import logging
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from scgpt_core import runs
 from scgpt_core.imputation_metrics import Imputation
 from scgpt_core.keys import BATCH, EMBEDDING, IMPUTED, LABEL, LABEL_SHARE
 from scgpt_core.label_metrics import Labels
@@ -22,6 +24,19 @@ from scgpt_core.scores.definitions import AT, IMPUTATION_METRICS, LABEL_METRICS,
 COLUMNS: Final = ("task", "dataset", "method", "seed", "metric", "value", "seconds")
 """Of a tidy table; `seconds` is what it took to compute the metric."""
 logger = logging.getLogger(__name__)
+
+
+def write_scores(path: str | Path, scores: pd.DataFrame, run: Mapping[str, str]) -> None:
+    """Write the scores of one run as a tidy table, parquet.
+
+    Parameters
+    ----------
+    scores
+        Columns metric, value and seconds.
+    run
+        Its task, dataset, method and seed.
+    """
+    runs.write_parquet(path, scores.assign(**run).astype({"seed": int})[list(COLUMNS)])
 
 
 def score_embedding(

@@ -22,7 +22,7 @@ from scgpt_core.data.binning import draw_keys
 from scgpt_core.data.cells import Cells, read_cells, take_cells
 from scgpt_core.data.genes import match_var
 from scgpt_core.keys import LABEL, UNKNOWN
-from scgpt_core.runs import run_record, whole
+from scgpt_core.runs import run_record, write_parquet
 from scgpt_core.tasks.generator import Prompt, generate_all, true_bins
 from scgpt_core.tasks.profiles import (
     Mask,
@@ -82,9 +82,8 @@ def generate_dataset(
     with run_record(folder / "run.json", described) as run:
         ckpt = load_checkpoint(model_folder, settings.device)
         assessment = assess_generation(ad.read_h5ad(dataset), ckpt, settings, seed=seed)
-        for name, table in (("scores", assessment.scores), ("genes", assessment.genes)):
-            with whole(folder / f"{name}.parquet") as temporary:
-                table.to_parquet(temporary, index=False)
+        write_parquet(folder / "scores.parquet", assessment.scores)
+        write_parquet(folder / "genes.parquet", assessment.genes)
         run |= {"model": ckpt.digest, "cells": assessment.cells}
 
 
