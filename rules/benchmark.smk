@@ -4,18 +4,16 @@ include: "helpers/benchmark.smk"
 
 rule score:
     input:
-        embedding="results/tasks/{task}/{dataset}/{method}/{seed}/embedding.h5ad",
-        unintegrated="results/tasks/{task}/{dataset}/hvg_pca/{seed}/embedding.h5ad",
+        embedding="results/tasks/integration/{dataset}/{method}/{seed}/embedding.h5ad",
+        unintegrated="results/tasks/integration/{dataset}/hvg_pca/{seed}/embedding.h5ad",
         dataset="results/datasets/{dataset}.h5ad",
         genes=get_path("resources/genesets/cell_cycle_genes_homo_sapiens.tsv"),
     output:
-        "results/benchmark/{task}/{dataset}/{method}/{seed}.parquet",
+        "results/benchmark/integration/{dataset}/{method}/{seed}.parquet",
     log:
-        "results/logs/benchmark/score_{task}_{dataset}_{method}_{seed}.log",
+        "results/logs/benchmark/score_{dataset}_{method}_{seed}.log",
     benchmark:
-        "results/benchmarks/benchmark/score_{task}_{dataset}_{method}_{seed}.tsv"
-    wildcard_constraints:
-        task="integration",
+        "results/benchmarks/benchmark/score_{dataset}_{method}_{seed}.tsv"
     group:
         "report"
     conda:

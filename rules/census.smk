@@ -14,7 +14,7 @@ rule build_census:
     benchmark:
         "results/benchmarks/census/build_census_{table}.tsv"
     wildcard_constraints:
-        table="|".join(get_census_tables()),
+        table=get_names(get_census_tables()),
     group:
         "census"
     conda:

@@ -130,12 +130,12 @@ rule embed:
         dataset="results/datasets/{dataset}.h5ad",
         model=get_model_files(CFG.model),
     output:
-        embedding="results/tasks/{task}/{dataset}/{method}/{seed}/embedding.h5ad",
-        run="results/tasks/{task}/{dataset}/{method}/{seed}/run.json",
+        embedding="results/tasks/integration/{dataset}/{method}/{seed}/embedding.h5ad",
+        run="results/tasks/integration/{dataset}/{method}/{seed}/run.json",
     log:
-        "results/logs/tasks/embed_{task}_{dataset}_{method}_{seed}.log",
+        "results/logs/tasks/embed_{dataset}_{method}_{seed}.log",
     benchmark:
-        "results/benchmarks/tasks/embed_{task}_{dataset}_{method}_{seed}.tsv"
+        "results/benchmarks/tasks/embed_{dataset}_{method}_{seed}.tsv"
     wildcard_constraints:
         method=get_methods("embed"),
     group:

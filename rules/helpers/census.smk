@@ -42,7 +42,7 @@ def get_query_mem_mb(wildcards, attempt):
 
 
 def get_root(wildcards):
-    """Where relative paths of tables start."""
+    """Where relative paths of tables start; a function, for `snakemake --lint` takes no path here."""
     return str(ROOT)
 
 
