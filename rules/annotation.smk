@@ -22,11 +22,11 @@ rule classify:
         mem_mb=get_mem_mb(2000),
         runtime=get_runtime(120),
     params:
+        get_code("classifiers", "tasks/datasets", "tasks/labelling"),
         method="{method}",
         query=get_query,
         settings=CFG.annotation.labels.model_dump(mode="json"),
         seed="{seed}",
-        code=get_code("classifiers", "tasks/datasets", "tasks/labelling"),
     script:
         "../workflow_scripts/classify.py"
 

@@ -23,7 +23,7 @@ rule score:
         mem_mb=get_mem_mb(1000),
         runtime=get_runtime(60),
     params:
-        code=get_code("cell_cycle", "metrics", "neighbours", "scores"),
+        get_code("cell_cycle", "metrics", "neighbours", "scores"),
     script:
         "../workflow_scripts/score.py"
 
@@ -46,7 +46,7 @@ rule score_labels:
         mem_mb=get_mem_mb(1000),
         runtime=get_runtime(30),
     params:
-        code=get_code("label_metrics", "scores"),
+        get_code("label_metrics", "scores"),
     script:
         "../workflow_scripts/score_labels.py"
 
@@ -71,7 +71,7 @@ rule score_modalities:
         mem_mb=get_mem_mb(1000),
         runtime=get_runtime(60),
     params:
-        code=get_code(
+        get_code(
             "imputation_metrics", "metrics", "neighbours", "scores", "tasks/mosaic"
         ),
     script:
@@ -98,13 +98,13 @@ rule score_perturbations:
         mem_mb=get_mem_mb(2000),
         runtime=get_runtime(60),
     params:
-        focus=CFG.perturbation.split.model_dump(mode="json")["focus"],
-        code=get_code(
+        get_code(
             *(
                 f"perturbation/{name}"
                 for name in ("data", "metrics", "reverse", "scores", "splits", "truth")
             )
         ),
+        focus=CFG.perturbation.split.model_dump(mode="json")["focus"],
     script:
         "../workflow_scripts/score_perturbations.py"
 
@@ -130,8 +130,8 @@ rule collect_scores:
         mem_mb=get_mem_mb(1000),
         runtime=get_runtime(10),
     params:
+        get_code("scores"),
         titles={name: TABLES.methods[name].title for name in CFG.benchmark.methods},
-        code=get_code("scores"),
     script:
         "../workflow_scripts/collect_scores.py"
 

@@ -46,7 +46,10 @@ def get_names(names):
 
 
 def get_code(*modules):
-    """Digests of modules: as a param of a cheap rule, so that editing one runs it again."""
+    """Digests of modules, as a param of a cheap rule: editing one of them runs it again.
+
+    It has no name there, so that the script is told nothing of it.
+    """
     paths = [ROOT / "scgpt_core" / module for module in modules]
     files = [sorted(path.glob("*.py")) or [f"{path}.py"] for path in paths]
     return [sha256(file) for found in files for file in found]

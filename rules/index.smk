@@ -182,16 +182,16 @@ rule map_query:
         runtime=get_runtime(120),
         gpu=int(CFG.embed.device == "cuda"),
     params:
-        model_folder=get_model_folder,
-        settings=CFG.index.mapping.model_dump(mode="json"),
-        embed=CFG.embed.model_dump(mode="json"),
-        seed=CFG.seed,
-        code=get_code(
+        get_code(
             "index/query",
             "index/sources",
             "index/transfer",
             "index/vote",
             "index/baselines",
         ),
+        model_folder=get_model_folder,
+        settings=CFG.index.mapping.model_dump(mode="json"),
+        embed=CFG.embed.model_dump(mode="json"),
+        seed=CFG.seed,
     script:
         "../workflow_scripts/map_query.py"

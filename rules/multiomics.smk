@@ -22,17 +22,17 @@ rule combine_modalities:
         mem_mb=get_mem_mb(2000),
         runtime=get_runtime(120),
     params:
-        method="{method}",
-        query=get_query,
-        settings=CFG.multiomics.modalities.model_dump(mode="json"),
-        seed="{seed}",
-        code=get_code(
+        get_code(
             "baselines",
             "joint_baselines",
             "tasks/datasets",
             "tasks/modalities",
             "tasks/mosaic",
         ),
+        method="{method}",
+        query=get_query,
+        settings=CFG.multiomics.modalities.model_dump(mode="json"),
+        seed="{seed}",
     script:
         "../workflow_scripts/combine_modalities.py"
 

@@ -26,10 +26,10 @@ rule find_programs:
         runtime=get_runtime(120),
         gpu=int(CFG.networks.device == "cuda"),
     params:
+        get_network_code("embeddings", "programs"),
         model_folder=get_model_folder,
         settings=get_network_settings("programs", "min_matched", "device"),
         seed=CFG.seed,
-        code=get_network_code("embeddings", "programs"),
     script:
         "../workflow_scripts/find_programs.py"
 
@@ -57,12 +57,12 @@ rule prepare_network:
         mem_mb=get_mem_mb(1500),
         runtime=get_runtime(60),
     params:
+        get_network_code(),
         contrast=get_contrast,
         settings=get_network_settings(
             "n_genes", "min_regulator_share", "min_matched", "trees"
         ),
         seed=CFG.seed,
-        code=get_network_code(),
     script:
         "../workflow_scripts/prepare_network.py"
 
@@ -92,11 +92,11 @@ rule attend_genes:
         runtime=get_runtime(720),
         gpu=int(CFG.networks.device == "cuda"),
     params:
+        get_network_code("attention"),
         model_folder=get_model_folder,
         settings=get_network_settings("attention", "zeros", "device"),
         init=get_attention_init,
         seed=CFG.seed,
-        code=get_network_code("attention"),
     script:
         "../workflow_scripts/attend_genes.py"
 
@@ -125,10 +125,10 @@ rule knock_out_genes:
         runtime=get_runtime(720),
         gpu=int(CFG.networks.device == "cuda"),
     params:
+        get_network_code("attention", "knockout"),
         model_folder=get_model_folder,
         settings=get_network_settings("knockout", "zeros", "device"),
         seed=CFG.seed,
-        code=get_network_code("attention", "knockout"),
     script:
         "../workflow_scripts/knock_out_genes.py"
 
@@ -154,9 +154,9 @@ rule correlate_genes:
         mem_mb=get_mem_mb(1500),
         runtime=get_runtime(240),
     params:
+        get_network_code("coexpression"),
         settings=get_network_settings("trees"),
         seed=CFG.seed,
-        code=get_network_code("coexpression"),
     script:
         "../workflow_scripts/correlate_genes.py"
 
@@ -190,9 +190,9 @@ rule validate_network:
         mem_mb=get_mem_mb(2000),
         runtime=get_runtime(60),
     params:
+        get_network_code("validation"),
         sources=NETWORKS,
         n_edges=CFG.networks.graph_edges,
         seed=CFG.seed,
-        code=get_network_code("validation"),
     script:
         "../workflow_scripts/validate_network.py"

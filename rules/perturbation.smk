@@ -20,10 +20,10 @@ rule split_perturbations:
         mem_mb=get_mem_mb(2000),
         runtime=get_runtime(10),
     params:
+        get_code("perturbation/data", "perturbation/splits"),
         settings=CFG.perturbation.split.model_dump(mode="json"),
         n_genes=CFG.perturbation.n_genes,
         seed="{seed}",
-        code=get_code("perturbation/data", "perturbation/splits"),
     script:
         "../workflow_scripts/split_perturbations.py"
 
@@ -52,15 +52,15 @@ rule shift:
         mem_mb=get_mem_mb(2000),
         runtime=get_runtime(60),
     params:
-        method="{method}",
-        settings=CFG.perturbation.model_dump(mode="json", exclude={"trainer", "split", "n_genes"}),
-        seed="{seed}",
-        code=get_code(
+        get_code(
             *(
                 f"perturbation/{name}"
                 for name in ("baselines", "data", "features", "predictions", "reverse")
             )
         ),
+        method="{method}",
+        settings=CFG.perturbation.model_dump(mode="json", exclude={"trainer", "split", "n_genes"}),
+        seed="{seed}",
     script:
         "../workflow_scripts/shift.py"
 

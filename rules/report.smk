@@ -33,9 +33,9 @@ rule render_report:
         mem_mb=get_mem_mb(2000),
         runtime=get_runtime(30),
     params:
+        get_code("findings", "plots", "report", "scores"),
         parameters=get_page_parameters,
         pages=PAGES,
-        code=get_code("findings", "plots", "report", "scores"),
     script:
         "../workflow_scripts/render_report.py"
 

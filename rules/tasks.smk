@@ -49,8 +49,8 @@ rule prepare_dataset:
         mem_mb=get_mem_mb(1500),
         runtime=get_runtime(60),
     params:
+        get_code("tasks/datasets", "data/labels", "data/qc"),
         row=get_dataset_row,
-        code=get_code("tasks/datasets", "data/labels", "data/qc"),
     script:
         "../workflow_scripts/prepare_dataset.py"
 
@@ -75,7 +75,7 @@ rule merge_datasets:
         mem_mb=get_mem_mb(2000),
         runtime=get_runtime(60),
     params:
-        code=get_code("tasks/merging", "data/genes"),
+        get_code("tasks/merging", "data/genes"),
     script:
         "../workflow_scripts/merge_datasets.py"
 
@@ -101,9 +101,9 @@ rule baseline:
         mem_mb=get_mem_mb(1500),
         runtime=get_runtime(120),
     params:
+        get_code("baselines", "tasks/datasets"),
         method="{method}",
         seed="{seed}",
-        code=get_code("baselines", "tasks/datasets"),
     script:
         "../workflow_scripts/baseline.py"
 
@@ -218,9 +218,9 @@ rule generate:
         runtime=get_runtime(60),
         gpu=int(CFG.generation.device == "cuda"),
     params:
+        get_code("tasks/generation", "tasks/generator", "tasks/profiles"),
         model_folder=get_model_folder,
         settings=CFG.generation.model_dump(mode="json", exclude={"datasets"}),
         seed=CFG.seed,
-        code=get_code("tasks/generation", "tasks/generator", "tasks/profiles"),
     script:
         "../workflow_scripts/generate.py"

@@ -27,8 +27,5 @@ main(
     snakemake.input.cells,
     snakemake.output.edges,
     snakemake.output.run,
-    model_folder=snakemake.params.model_folder,
-    settings=snakemake.params.settings,
-    init=snakemake.params.init,
-    seed=snakemake.params.seed,
+    **snakemake.params,
 )

@@ -30,5 +30,9 @@ def main(
 
 
 start_logging(snakemake.log[0])
-params = {key: value for key, value in snakemake.params.items() if key != "code"}
-main(snakemake.input[0], snakemake.output.predictions, snakemake.output.run, **params)
+main(
+    snakemake.input[0],
+    snakemake.output.predictions,
+    snakemake.output.run,
+    **snakemake.params,
+)

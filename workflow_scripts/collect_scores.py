@@ -30,5 +30,5 @@ start_logging(snakemake.log[0])
 main(
     list(snakemake.input),
     **dict(snakemake.output.items()),
-    titles=snakemake.params.titles,
+    **snakemake.params,
 )

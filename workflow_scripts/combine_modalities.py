@@ -30,5 +30,9 @@ def main(
 
 
 start_logging(snakemake.log[0])
-told = {name: value for name, value in snakemake.params.items() if name != "code"}
-main(snakemake.input[0], snakemake.output.embedding, snakemake.output.run, **told)
+main(
+    snakemake.input[0],
+    snakemake.output.embedding,
+    snakemake.output.run,
+    **snakemake.params,
+)

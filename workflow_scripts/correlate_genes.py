@@ -18,6 +18,5 @@ start_logging(snakemake.log[0])
 main(
     snakemake.input.cells,
     snakemake.output.run,
-    settings=snakemake.params.settings,
-    seed=snakemake.params.seed,
+    **snakemake.params,
 )

@@ -15,4 +15,4 @@ def main(output: str, *, row: Mapping[str, Any]) -> None:
 
 
 start_logging(snakemake.log[0])
-main(snakemake.output[0], row=snakemake.params.row)
+main(snakemake.output[0], **snakemake.params)

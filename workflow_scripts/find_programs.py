@@ -32,8 +32,6 @@ start_logging(snakemake.log[0])
 main(
     snakemake.input.dataset,
     snakemake.output.run,
-    model_folder=snakemake.params.model_folder,
     gene_sets=snakemake.input.gene_sets,
-    settings=snakemake.params.settings,
-    seed=snakemake.params.seed,
+    **snakemake.params,
 )

@@ -25,7 +25,5 @@ start_logging(snakemake.log[0])
 main(
     snakemake.input.dataset,
     snakemake.output.scores,
-    model_folder=snakemake.params.model_folder,
-    settings=snakemake.params.settings,
-    seed=snakemake.params.seed,
+    **snakemake.params,
 )

@@ -28,7 +28,5 @@ main(
     snakemake.output.edges,
     snakemake.output.shifts,
     snakemake.output.run,
-    model_folder=snakemake.params.model_folder,
-    settings=snakemake.params.settings,
-    seed=snakemake.params.seed,
+    **snakemake.params,
 )

@@ -17,5 +17,5 @@ main(
     snakemake.input.file,
     snakemake.input.cell_types,
     snakemake.output[0],
-    row=snakemake.params.row,
+    **snakemake.params,
 )

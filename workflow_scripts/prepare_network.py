@@ -29,7 +29,5 @@ start_logging(snakemake.log[0])
 main(
     snakemake.output[0],
     files=dict(snakemake.input.items()),
-    contrast=snakemake.params.contrast,
-    settings=snakemake.params.settings,
-    seed=snakemake.params.seed,
+    **snakemake.params,
 )

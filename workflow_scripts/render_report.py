@@ -23,6 +23,5 @@ main(
     snakemake.input.template,
     snakemake.output.notebook,
     snakemake.output.html,
-    parameters=snakemake.params.parameters,
-    pages=snakemake.params.pages,
+    **snakemake.params,
 )

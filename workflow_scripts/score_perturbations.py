@@ -29,6 +29,6 @@ start_logging(snakemake.log[0])
 main(
     dict(snakemake.input.items()),
     snakemake.output[0],
-    focus=snakemake.params.focus,
     run=dict(snakemake.wildcards.items(), task="perturbation"),
+    **snakemake.params,
 )

@@ -26,5 +26,4 @@ def main(
 
 
 start_logging(snakemake.log[0])
-params = {key: value for key, value in snakemake.params.items() if key != "code"}
-main(dict(snakemake.input.items()), dict(snakemake.output.items()), **params)
+main(dict(snakemake.input.items()), dict(snakemake.output.items()), **snakemake.params)

@@ -24,5 +24,4 @@ def main(
 
 
 start_logging(snakemake.log[0])
-params = {key: value for key, value in snakemake.params.items() if key != "code"}
-main(snakemake.input[0], snakemake.output[0], **params)
+main(snakemake.input[0], snakemake.output[0], **snakemake.params)

@@ -25,7 +25,5 @@ start_logging(snakemake.log[0])
 main(
     snakemake.output.scores,
     files=dict(snakemake.input.items()),
-    sources=snakemake.params.sources,
-    n_edges=snakemake.params.n_edges,
-    seed=snakemake.params.seed,
+    **snakemake.params,
 )
