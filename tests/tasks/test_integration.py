@@ -14,7 +14,7 @@ from scgpt_core.checkpoint import adapt_model, load_checkpoint
 from scgpt_core.config import DatasetRow, IntegrationSettings
 from scgpt_core.tasks import integration
 from scgpt_core.tasks.datasets import prepare_dataset
-from scgpt_core.tasks.fitting import UnfinishedError
+from scgpt_core.tasks.fitting import UnfinishedError, hold_out
 from scgpt_core.tasks.integration import integrate_dataset
 from scgpt_core.tasks.variants import make_variant
 
@@ -104,6 +104,11 @@ def test_cells_are_held_out_of_every_batch_whatever_their_order(
     shares = adata.obs["batch"].value_counts()
     counts = adata[sorted(heldout(adata))].obs["batch"].value_counts()
     assert all(counts[batch] == round(0.2 * n) for batch, n in shares.items())
+
+
+def test_no_batch_is_held_out_whole() -> None:
+    heldout_N = hold_out(np.arange(5), np.array([0, 0, 0, 0, 1]), 0.9, seed=0)
+    assert (heldout_N[:4].sum(), heldout_N[4:].sum()) == (3, 0)
 
 
 def test_user_mistakes_are_named(adata: ad.AnnData, model_folder: Path) -> None:

@@ -113,3 +113,20 @@ def test_a_query_is_labelled_from_every_share_of_the_labels(
     np.testing.assert_array_equal(probabilities.max(axis=1), table["confidence"])
     write_predictions(table, tmp_path / "predictions.parquet")
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "predictions.parquet"), table)
+
+
+def test_nothing_follows_from_the_labels_of_the_query(adata: ad.AnnData) -> None:
+    def learn(split: Split, rows_M: np.ndarray) -> np.ndarray:
+        return np.random.default_rng(0).dirichlet(np.ones(3), len(rows_M))
+
+    other = adata.copy()
+    is_query = other.obs["batch"] == "z"
+    other.obs["label"] = other.obs["label"].astype(str).mask(is_query, "c").astype("category")
+    settings = LabelSettings(low_data_shares=())
+    first, second = (
+        label_query(cells, ["z"], settings, seed=0, learn=learn) for cells in (adata, other)
+    )
+    assert first.fits[0]["temperature"] == second.fits[0]["temperature"]
+    pd.testing.assert_frame_equal(
+        first.predictions.drop(columns="label"), second.predictions.drop(columns="label")
+    )

@@ -5,13 +5,19 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pytest
+import torch
 from tiny_model import save_tiny_model
 
+from scgpt_core.checkpoint import TRAINING, load_checkpoint
 from scgpt_core.config import DatasetRow, IntegrationSettings
+from scgpt_core.data.collate import TokenSettings
+from scgpt_core.data.sources import ArraySource
 from scgpt_core.keys import EMBEDDING
+from scgpt_core.runs import read_json
 from scgpt_core.tasks.datasets import prepare_dataset
+from scgpt_core.tasks.fitting import loader_of_all
 from scgpt_core.tasks.integration import integrate_dataset
-from scgpt_core.tasks.projection import embed_later_cells
+from scgpt_core.tasks.projection import _add_domains, embed_later_cells, read_later
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = IntegrationSettings.model_validate(
@@ -78,6 +84,27 @@ def test_a_batch_under_another_name_is_embedded_nearly_alike(
     known = batch.obsm[EMBEDDING]
     renamed = embed_later_cells(batch, model, device="cpu", seed=5)
     assert (known * renamed).sum(axis=1).mean() > 0.95
+
+
+def test_the_statistics_of_a_new_batch_are_those_of_its_tokens(
+    finished: tuple[ad.AnnData, ad.AnnData, Path],
+) -> None:
+    _, later, folder = finished
+    ckpt, genes = load_checkpoint(folder, "cpu"), read_json(folder / TRAINING)["genes"]
+    cells, _ = read_later(later, ckpt.vocab, genes, 0)
+    tokens = TokenSettings.of_model(
+        ckpt.config, max_tokens=len(genes) + 1, cls_value=0, genes=tuple(genes)
+    )
+    norm = ckpt.model.domain_norm
+    batch = np.full(later.n_obs, len(norm.domains))
+    loader = loader_of_all(ArraySource(cells, batch=batch), tokens, 0)
+    _add_domains(ckpt.model, loader, 1)
+    ckpt.model.domain_norm = None
+    x_BLD = torch.cat(
+        [ckpt.model.embed_tokens(ckpt.model.gene_embedding(b.ids_BL), b) for b in loader.batches()]
+    )
+    torch.testing.assert_close(norm.domains[-1].running_mean, x_BLD.mean((0, 1)))
+    torch.testing.assert_close(norm.domains[-1].running_var, x_BLD.var((0, 1), unbiased=False))
 
 
 def test_genes_that_were_not_measured_are_not_zeros(
