@@ -6,7 +6,6 @@ Shapes: H heads, L genes of a cell, R regulators among them, T regulators, G gen
 """
 
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from scgpt_core.networks.embeddings import batches
 from scgpt_core.networks.preparation import open_network
 from scgpt_core.runs import run_record, write_parquet
 from scgpt_core.tasks.embedding import with_random_weights
+from scgpt_core.tasks.variants import Init
 
 _MAP_NUMBERS = 2**22
 """Entries of the attention maps of a forward pass, at most (but one cell): 16 MB."""
@@ -34,7 +34,7 @@ def attend_dataset(
     run_json: str | Path,
     *,
     settings: NetworkSettings,
-    init: Literal["pretrained", "random"],
+    init: Init,
     seed: int,
 ) -> None:
     """Write the edges of attention as parquet (see `tabulate_edges`), and the record of the run.

@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import anndata as ad
 import numpy as np
@@ -29,6 +28,7 @@ from scgpt_core.keys import BATCH, EMBEDDING, LABEL, SOMA_JOINID
 from scgpt_core.model import ScGPT
 from scgpt_core.runs import run_record, whole
 from scgpt_core.tasks.embedder import FloatArray, embed_blocks, name_precision
+from scgpt_core.tasks.variants import Init
 
 CHUNK_CELLS = 2048
 """Cells that are read, sorted by length and, with `parts`, saved together."""
@@ -106,7 +106,7 @@ def embed_dataset(
     run_json: str | Path,
     *,
     settings: EmbedSettings,
-    init: Literal["pretrained", "random"],
+    init: Init,
     seed: int,
 ) -> None:
     """Write the zero-shot embedding of a prepared data set as h5ad, and the record of the run.

@@ -1,6 +1,6 @@
 """What fine-tuning on a data set shares, whatever the task: job, held-out cells, early stop.
 
-Shapes: N cells of a data set.
+Shapes: N cells of a data set, B of a mini-batch, D width.
 """
 
 import contextlib
@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,13 +16,16 @@ import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional as F  # noqa: N812
 
+from scgpt_core.batch import Batch
 from scgpt_core.checkpoint import Checkpoint, load_checkpoint
 from scgpt_core.config import FineTuningSettings
 from scgpt_core.data.binning import draw_keys
 from scgpt_core.data.collate import TokenSettings
 from scgpt_core.data.loader import ShardLoader
 from scgpt_core.data.sources import ArraySource
+from scgpt_core.device import autocast
 from scgpt_core.model import ScGPT
 from scgpt_core.runs import EARLIER, run_record, sha256
 from scgpt_core.tasks.variants import Init
@@ -242,6 +245,28 @@ def hold_out(
 def loader_of_all(source: ArraySource, tokens: TokenSettings, seed: int) -> ShardLoader:
     """All cells in order, with equal draws in every epoch."""
     return ShardLoader(source, tokens, batch_cells=_EVALUATION_CELLS, seed=seed, shuffle=False)
+
+
+@torch.inference_mode()
+def embed_batches(
+    model: ScGPT, batches: Iterable[Batch], precision: torch.dtype
+) -> NDArray[np.float32]:
+    """Embed cells batch by batch: (N, D), each row of length one.
+
+    Parameters
+    ----------
+    model
+        In evaluation mode.
+    precision
+        Of matrix products.
+    """
+    device = next(model.parameters()).device
+    parts = []
+    with autocast(device, precision):
+        for batch in batches:
+            cell_BD = model(batch.to(device), heads=()).cell_BD
+            parts.append(F.normalize(cell_BD.float(), dim=1).cpu().numpy())
+    return np.concatenate(parts)
 
 
 def _evaluate(

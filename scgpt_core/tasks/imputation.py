@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional as F  # noqa: N812
 
 from scgpt_core.batch import Batch
 from scgpt_core.device import autocast, resolve_precision
 from scgpt_core.model import ScGPT
-from scgpt_core.tasks.fitting import loader_of_all
+from scgpt_core.tasks.fitting import embed_batches, loader_of_all
 from scgpt_core.tasks.mosaic import normalise
 
 if TYPE_CHECKING:
@@ -55,15 +54,10 @@ class Predictor:
         self.visible = prepared.problem.visible
         self.measured_NF = np.hstack([self.visible.measured(k) for k in self.visible.by_name])
 
-    @torch.inference_mode()
     def embed(self) -> FloatArray:
         """Embed all cells by all that is visible of them: (N, D), each row of length one."""
-        parts = []
-        for batch in self._batches(np.ones(len(self.measured_NF), bool)):
-            with autocast(self.device, self.precision):
-                cell_BD = self.model(batch, heads=()).cell_BD
-            parts.append(F.normalize(cell_BD.float(), dim=1).cpu().numpy())
-        return np.concatenate(parts)
+        cells = self._batches(np.ones(len(self.measured_NF), bool))
+        return embed_batches(self.model, cells, self.precision)
 
     def impute(self) -> FloatArray:
         """Predict every feature of cells that lack some: (N, F), in the units of `normalise`.

@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
 
 from scgpt_core.checkpoint import TRAINING, load_checkpoint
 from scgpt_core.config import IntegrationSettings
@@ -23,11 +22,11 @@ from scgpt_core.data.multimodal import ModalityTokens
 from scgpt_core.data.qc import check_counts
 from scgpt_core.data.sources import ArraySource
 from scgpt_core.data.vocab import Vocabulary
-from scgpt_core.device import DeviceName, autocast, resolve_precision
+from scgpt_core.device import DeviceName, resolve_precision
 from scgpt_core.keys import MODALITIES, RNA
 from scgpt_core.model import ScGPT
 from scgpt_core.runs import read_json
-from scgpt_core.tasks.fitting import loader_of_all
+from scgpt_core.tasks.fitting import embed_batches, loader_of_all
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +98,7 @@ def embed_later_cells(
     if new and ckpt.model.domain_norm is not None:
         logger.info("batches that the model does not know: %s", ", ".join(map(repr, new)))
         _add_domains(ckpt.model, loader, len(new))
-    return _embed(ckpt.model, loader, precision)
+    return embed_batches(ckpt.model, loader.batches(), precision)
 
 
 def read_later(
@@ -144,13 +143,3 @@ def _add_domains(model: ScGPT, loader: ShardLoader, n_new: int) -> None:
         domain.get_buffer("running_var").copy_(square_D / n - (sum_D / n) ** 2)
         norm.domains.append(domain.eval())
     model.domain_norm = norm
-
-
-@torch.inference_mode()
-def _embed(model: ScGPT, loader: ShardLoader, precision: torch.dtype) -> NDArray[np.float32]:
-    device, parts = next(model.parameters()).device, []
-    with autocast(device, precision):
-        for cells in loader.batches():
-            cell_BD = model(cells.to(device), heads=()).cell_BD
-            parts.append(F.normalize(cell_BD.float(), dim=1).cpu().numpy())
-    return np.concatenate(parts)
