@@ -57,17 +57,17 @@ class Labels:
 
     @cached_property
     def is_shared(self) -> NDArray[np.bool_]:
-        """True for cells of a type that the reference has: (N,)."""
+        """True for cells of a type that the reference has: (M,)."""
         return np.isin(self.true_M, self.classes)
 
     @cached_property
     def is_novel(self) -> NDArray[np.bool_]:
-        """True for cells of a type that the reference lacks: (N,)."""
+        """True for cells of a type that the reference lacks: (M,)."""
         return np.asarray(~self.is_shared & (self.true_M != UNKNOWN))
 
     @cached_property
     def is_right(self) -> NDArray[np.bool_]:
-        """True where the most probable label is the true one: (N,)."""
+        """True where the most probable label is the true one: (M,)."""
         return np.asarray(self.true_M == self.predicted_M)
 
     @cached_property
