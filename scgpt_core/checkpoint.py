@@ -112,7 +112,10 @@ def import_published(
     vocab = Vocabulary.load(tokens if tokens.is_file() else _find(folder, VOCAB))
     weights = {to_ours(name): tensor for name, tensor in published.items()}
     if len(weights) < len(published):
-        message = f"{folder}: weights stand twice in {PUBLISHED_WEIGHTS}, in both spellings"
+        message = (
+            f"{folder}: weights stand twice in {PUBLISHED_WEIGHTS}, in both spellings: ask its "
+            "author which are meant"
+        )
         raise ValueError(message)
     args = read_json(_find(folder, PUBLISHED_ARGS))
     config = read_config(args, weights, pad_id=vocab.pad_id, cls_id=vocab.cls_id)
@@ -355,7 +358,7 @@ def _finish(
     if of_vocab != of_model:
         message = (
             f"{folder}: (tokens, id of <pad>, id of <cls>) are {of_vocab} in the vocabulary and "
-            f"{of_model} in the model: they do not belong together"
+            f"{of_model} in the model: they do not belong together, get both from one model"
         )
         raise ValueError(message)
     model.vocab, model.load_report = vocab, report

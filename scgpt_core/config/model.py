@@ -24,7 +24,7 @@ class Architecture(Settings):
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:
         if self.width % self.n_heads:
-            message = f"width {self.width} is not a multiple of n_heads {self.n_heads}"
+            message = f"width {self.width} is not a multiple of n_heads {self.n_heads}: change one"
             raise ValueError(message)
         return self
 
@@ -107,10 +107,10 @@ class ModelConfig(Architecture):
             message = "perturbation_context needs perturbation_flags, and gepc: null"
             raise ValueError(message)
         if (self.gep_activation or self.gep_adaptive_bias) and not self.affine_gep:
-            message = "gep_activation and gep_adaptive_bias belong to affine_gep"
+            message = "gep_activation and gep_adaptive_bias belong to affine_gep: set it to true"
             raise ValueError(message)
         if self.affine_gep and not self.gep:
-            message = "affine_gep is a kind of gep, which is off"
+            message = "affine_gep is a kind of gep, which is off: set gep to true"
             raise ValueError(message)
         if self.value_style == "category" and self.pad_value < 0:
             message = f"value_style: category needs a pad_value of 0 or more, not {self.pad_value}"

@@ -204,7 +204,7 @@ def read_rows(path: Path, row: type[Row]) -> list[tuple[int, Row]]:
         With file, line and column, where a row does not fit.
     """
     if not path.is_file():
-        message = f"table {path} does not exist"
+        message = f"table {path} does not exist: put it there, or correct the path that names it"
         raise ValueError(message)
     rows = []
     with path.open(newline="") as file:

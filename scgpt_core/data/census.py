@@ -67,7 +67,7 @@ def resolve_release(census: str) -> Release:
     if "://" in census or Path(census).exists():
         return Release("", census)
     if "/" in census:
-        message = f"the local Census {census} does not exist"
+        message = f"the local Census {census} does not exist: correct `census` in corpora.tsv"
         raise ValueError(message)
     try:
         description = cellxgene_census.get_census_version_description(census)
@@ -178,7 +178,7 @@ def query_census(
     n_cells = retry(read, attempts, f"query of {census}")
     if not n_cells:
         Path(output).unlink()
-        message = f"no cell of {census} fits {obs_value_filter!r}"
+        message = f"no cell of {census} fits {obs_value_filter!r}: widen it in corpora.tsv"
         raise ValueError(message)
     logger.info("%d cells in %d partitions", n_cells, count_partitions(output))
 

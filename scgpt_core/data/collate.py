@@ -149,7 +149,8 @@ def tokenize(
     """
     if len(set(keep_ids)) >= max_tokens:
         message = (
-            f"{len(set(keep_ids))} genes to keep and <cls> do not fit into {max_tokens} tokens"
+            f"{len(set(keep_ids))} genes to keep and <cls> do not fit into {max_tokens} tokens: "
+            "raise max_tokens, or keep fewer"
         )
         raise ValueError(message)
     if rows is None:
@@ -203,7 +204,7 @@ def _on_genes(cells: Cells, rows: NDArray[np.int64], genes: Sequence[int]) -> Ce
     column_T = np.full(int(genes_G.max()) + 1, -1, np.int32)
     column_T[genes_G] = np.arange(len(genes_G))
     if np.count_nonzero(column_T >= 0) < len(genes_G):
-        message = "a gene occurs twice in `genes`"
+        message = "a gene occurs twice in `genes`: name each once"
         raise ValueError(message)
     dense_BG = np.zeros((len(rows), len(genes_G)), np.float32)
     kernels.spread_counts(

@@ -175,7 +175,10 @@ class ShardLoader:
             if state["order"].get(name) != value
         ]
         if differences:
-            message = f"the state is that of another order of cells: {'; '.join(differences)}"
+            message = (
+                f"the state is that of another order of cells: {'; '.join(differences)}. Give back "
+                "what has changed, or start anew"
+            )
             raise ValueError(message)
         self._step = state["step"]
         self._order = replace(self._order, epoch=state["epoch"])

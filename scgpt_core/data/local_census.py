@@ -116,7 +116,10 @@ class _Source:
     def adata(self) -> ad.AnnData:
         """The file, its counts left on disk."""
         if not self.path.is_file():
-            message = f"{self.row.dataset_id}: {self.path} does not exist"
+            message = (
+                f"{self.row.dataset_id}: {self.path} does not exist: put it there, or correct its "
+                "path in the table of h5ad files"
+            )
             raise ValueError(message)
         return ad.read_h5ad(self.path, backed="r")
 

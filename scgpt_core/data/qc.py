@@ -183,7 +183,8 @@ def divide_by_length(
     lengths_G = np.asarray(lengths_G, np.float64)
     if not (lengths_G > 0).all():
         message = (
-            f"{int((~(lengths_G > 0)).sum())} genes have no length: full-length assays need it"
+            f"{int((~(lengths_G > 0)).sum())} genes have no length, which full-length assays need: "
+            "give it in var['feature_length'], or leave these assays out (qc.assays)"
         )
         raise ValueError(message)
     factor_G = np.median(lengths_G) / lengths_G

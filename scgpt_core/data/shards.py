@@ -203,7 +203,10 @@ def seal_shards(
     summaries = {Path(path).name: read_json(Path(path).with_suffix(".json")) for path in shards}
     foreign = [n for n, s in summaries.items() if s["vocab_digest"] != vocabulary.digest]
     if foreign:
-        message = f"{', '.join(foreign)}: built with another vocabulary than {vocab}"
+        message = (
+            f"{', '.join(foreign)}: built with another vocabulary than {vocab}: delete them and "
+            "run again"
+        )
         raise ValueError(message)
     funnel: Counter[str] = Counter()
     groups: Counter[tuple[str, ...]] = Counter()

@@ -44,14 +44,14 @@ class Vocabulary:
         self._id = {token: id_ for id_, token in enumerate(self.tokens)}
         if len(self._id) < len(self.tokens):
             token, times = Counter(self.tokens).most_common(1)[0]
-            message = f"vocabulary: {token!r} is the token of {times} ids"
+            message = f"vocabulary: {token!r} is the token of {times} ids: give each its own"
             raise ValueError(message)
         if len(self.symbols) != len(self.tokens):
             message = f"vocabulary: {len(self.tokens)} tokens but {len(self.symbols)} symbols"
             raise ValueError(message)
         missing = [token for token in SPECIAL_TOKENS if token not in self._id]
         if missing:
-            message = f"vocabulary: special tokens {', '.join(missing)} are missing"
+            message = f"vocabulary: special tokens {', '.join(missing)} are missing: add them"
             raise ValueError(message)
 
     def __contains__(self, token: str) -> bool:

@@ -89,7 +89,10 @@ def train_index(index: Any, emb_ND: FloatArray, *, seed: int, threads: int) -> N
         _train_lists(index, emb_ND, seed)
         index.train(emb_ND)
     except RuntimeError as error:
-        message = f"{len(emb_ND)} cells are too few to train this index: {error}"
+        message = (
+            f"{len(emb_ND)} cells are too few to train this index, choose another "
+            f"index.description: {error}"
+        )
         raise ValueError(message) from error
     finally:
         faiss.omp_set_num_threads(threads)

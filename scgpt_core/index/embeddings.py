@@ -161,7 +161,7 @@ class Embeddings:
             self._batches += batches
             self._file_of_batch += [path] * len(batches)
         if not origins:
-            message = f"{self.paths[0]} and all other files have no cells to index"
+            message = f"{self.paths[0]} and all other files have no cells to index: look at qc"
             raise ValueError(message)
         self.width: int = origins[0].pop("width")
         self.origin: dict[str, Any] = {**origins[0], "corpora": n_cells_of}

@@ -100,11 +100,11 @@ def read_ontology(path: str | Path) -> Ontology:
     for row in rows.values():
         orphans = [parent for parent in row.parents if parent not in rows]
         if orphans:
-            message = f"{path}: {row.id} is a {', '.join(orphans)}, which is in no row"
+            message = f"{path}: {row.id} is a {', '.join(orphans)}, which is in no row: add it"
             raise ValueError(message)
         for name in (row.id, row.name):
             other = names.setdefault(name.lower(), row.id)
             if other != row.id:
-                message = f"{path}: {name!r} names both {other} and {row.id}"
+                message = f"{path}: {name!r} names both {other} and {row.id}: rename one"
                 raise ValueError(message)
     return Ontology({row.id: row for row in rows.values()}, names)

@@ -65,7 +65,10 @@ class LabelTransfer:
         codes_N = reference.labels.codes(settings.label_column)
         n_cells_C = np.bincount(codes_N[codes_N >= 0], minlength=len(self.labels))
         if n_cells_C.sum() < 2:
-            message = f"{n_cells_C.sum()} reference cells have a label in {settings.label_column!r}"
+            message = (
+                f"{n_cells_C.sum()} reference cells have a label in {settings.label_column!r}: "
+                "name another obs column as index.mapping.label_column, or label the reference"
+            )
             raise ValueError(message)
         frequency_C = np.maximum(n_cells_C, 1) / n_cells_C.sum()
         self._class_weight_C = frequency_C**-settings.frequency_correction
@@ -122,7 +125,10 @@ class LabelTransfer:
             )  # fmt: skip
         known_S = codes_N[rows_S] >= 0
         if not known_S.any():
-            message = f"no sampled reference cell has a label in {self.settings.label_column!r}"
+            message = (
+                f"no sampled reference cell has a label in {self.settings.label_column!r}: raise "
+                "index.sample_cells, or label more of the reference"
+            )
             raise ValueError(message)
         rows_S = rows_S[known_S]
         k_all = min(k + 1, reference.manifest["n_cells"])

@@ -108,7 +108,10 @@ def knock_out(
         As in `attend_genes`.
     """
     if "gepc" not in ckpt.model.heads:
-        message = "knock-out needs a model with GEPC, which predicts genes from the cell embedding"
+        message = (
+            "knock-out needs a model with GEPC, which predicts genes from the cell embedding: take "
+            "another, or leave networks.datasets empty"
+        )
         raise ValueError(message)
     shape = len(regulators), len(token_ids)
     found = KnockOut(np.full(shape, np.nan), np.full(shape[0], np.nan), np.zeros(shape[0], int))

@@ -68,12 +68,16 @@ def score_embedding(
     """
     emb_ND = np.ascontiguousarray(embedding.obsm[EMBEDDING], dtype=np.float32)
     if not np.isfinite(emb_ND).all():
-        message = f"{EMBEDDING} has {np.sum(~np.isfinite(emb_ND))} values that are not finite"
+        message = (
+            f"{EMBEDDING} has {np.sum(~np.isfinite(emb_ND))} values that are not finite: look at "
+            "the log of its method"
+        )
         raise ValueError(message)
     if not embedding.obs_names.equals(unintegrated.obs_names):
         message = (
             f"the embedding ({embedding.n_obs} cells) and the unintegrated one"
-            f" ({unintegrated.n_obs} cells) do not hold the same cells in the same order"
+            f" ({unintegrated.n_obs} cells) do not hold the same cells in the same order: delete"
+            " both and run again"
         )
         raise ValueError(message)
     cells = Cells(

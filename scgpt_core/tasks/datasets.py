@@ -91,7 +91,7 @@ def prepare_dataset(
     """
     source = Path(source)
     if not source.is_file():
-        message = f"{row.dataset}: {source} does not exist"
+        message = f"{row.dataset}: {source} does not exist: look at `path` in datasets.tsv"
         raise ValueError(message)
     digest = _verify(source, row)
     content = _read(source, row)

@@ -109,7 +109,10 @@ def assess_generation(
         lacks a head.
     """
     if missing := {"gep", "gepc"} - ckpt.model.heads:
-        message = f"generation needs a model with GEP and GEPC; this one lacks {sorted(missing)}"
+        message = (
+            f"generation needs a model with GEP and GEPC; this one lacks {sorted(missing)}: take "
+            "another, or leave generation.datasets empty"
+        )
         raise ValueError(message)
     cells, labels_N = _labelled_cells(adata, ckpt, settings.min_matched)
     reference, test = _split(cells.cell_ids, labels_N, settings, seed)
