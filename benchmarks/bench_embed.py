@@ -29,7 +29,7 @@ from benchmarks.harness import RUNS, measure, report
 from scgpt_core.checkpoint import Checkpoint
 from scgpt_core.config import ModelConfig
 from scgpt_core.data.cells import Cells, read_cells
-from scgpt_core.data.collate import tokenize
+from scgpt_core.data.collate import TokenSettings, tokenize
 from scgpt_core.data.genes import match_var
 from scgpt_core.data.vocab import Vocabulary
 from scgpt_core.device import EmbedPrecision, multiplies_bfloat16
@@ -113,17 +113,8 @@ def tokenize_as_ours(
     cells: Cells, rows: range, config: ModelConfig
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Ids, values and padding of a mini-batch, binned and sampled as ours are."""
-    tokens = tokenize(
-        cells,
-        max_tokens=MAX_TOKENS,
-        n_bins=config.n_bins,
-        pad_id=config.pad_id,
-        cls_id=config.cls_id,
-        cls_value=PAD_VALUE,
-        pad_value=PAD_VALUE,
-        seed=0,
-        rows=np.array(rows),
-    )
+    settings = TokenSettings.of_model(config, max_tokens=MAX_TOKENS)
+    tokens = tokenize(cells, settings, seed=0, rows=np.array(rows))
     ids_BL, values_BL, padding_BL = (torch.from_numpy(array) for array in tokens)
     return ids_BL, values_BL, padding_BL
 

@@ -59,7 +59,7 @@ class TokenSettings:
     cls_value: float
     """Value of ``<cls>``: `pad_value` zero-shot, 0 in fine-tuning, as published."""
     genes: tuple[int, ...] | None = None
-    """These token ids in every cell, zeros kept; None: the non-zero genes of each cell."""
+    """These token ids in every cell, in this order, zeros kept; None: what each cell expresses."""
     keep_ids: tuple[int, ...] = ()
     """Token ids that are never left out where a cell has them."""
     mask_share: float | None = None
@@ -91,12 +91,6 @@ class TokenSettings:
             mask_value=config.mask_value,
         )
 
-    @property
-    def coding(self) -> dict[str, Any]:
-        """What stands for counts, ``<cls>`` and padding, as `tokenize` takes it."""
-        names = ("n_bins", "pad_id", "cls_id", "cls_value", "pad_value")
-        return {name: getattr(self, name) for name in names}
-
     def __post_init__(self) -> None:
         if self.mask_share is not None and self.unknown_shares:
             message = "mask_share and unknown_shares are two ways to hide values: give one"
@@ -105,39 +99,21 @@ class TokenSettings:
 
 def tokenize(
     cells: Cells,
+    settings: TokenSettings,
     *,
-    max_tokens: int,
-    n_bins: int,
-    pad_id: int,
-    cls_id: int,
-    cls_value: float,
-    pad_value: float,
     seed: int,
     epoch: ArrayLike = 0,
-    keep_ids: Sequence[int] = (),
-    genes: Sequence[int] | None = None,
-    pad_to: int | None = None,
     rows: NDArray[np.int64] | None = None,
 ) -> Tokens:
     """Token sequences of cells: ``<cls>``, then genes in ascending order of their ids.
 
     Bins are those of a count among all counts of the cell (`bin_counts`), whether or not genes
-    are then left out.
+    are then left out. Nothing is hidden.
 
     Parameters
     ----------
-    max_tokens
-        Longest sequence, ``<cls>`` included; of a longer cell's genes a random sample is taken.
-    cls_value, pad_value
-        What stands for a bin at ``<cls>`` and at padded positions.
     seed, epoch
         What the draws are seeded by, beside the cell; one epoch, or one for each cell.
-    keep_ids
-        Token ids that are never left out where a cell has them.
-    genes
-        These token ids in every cell, in this order, with zeros kept.
-    pad_to
-        Length of the sequences; None: that of the longest of these cells.
     rows
         Which of the cells; None: all.
 
@@ -147,16 +123,17 @@ def tokenize(
         Where a count is negative or not finite, `pad_to` is less than a cell's tokens, or
         `keep_ids` do not fit into `max_tokens`.
     """
-    if len(set(keep_ids)) >= max_tokens:
+    max_tokens, pad_to, n_kept = settings.max_tokens, settings.pad_to, len(set(settings.keep_ids))
+    if n_kept >= max_tokens:
         message = (
-            f"{len(set(keep_ids))} genes to keep and <cls> do not fit into {max_tokens} tokens: "
-            "raise max_tokens, or keep fewer"
+            f"{n_kept} genes to keep and <cls> do not fit into {max_tokens} tokens: raise "
+            "max_tokens, or keep fewer"
         )
         raise ValueError(message)
     if rows is None:
         rows = np.arange(len(cells.cell_ids))
-    if genes is not None:
-        cells, rows = _on_genes(cells, rows, genes), np.arange(len(rows))
+    if settings.genes is not None:
+        cells, rows = _on_genes(cells, rows, settings.genes), np.arange(len(rows))
     starts_B, stops_B, cell_ids = cells.indptr[rows], cells.indptr[rows + 1], cells.cell_ids[rows]
     longest = min(int((stops_B - starts_B).max(initial=0)) + 1, max_tokens)
     if pad_to is not None and pad_to < longest:
@@ -164,8 +141,8 @@ def tokenize(
         raise ValueError(message)
     shape = (len(rows), pad_to or longest)
     tokens = Tokens(*_allocate(shape, np.int64, np.float32, np.bool_))
-    tokens.ids_BL[:, 0] = cls_id
-    tokens.bins_BL[:, 0] = cls_value
+    tokens.ids_BL[:, 0] = settings.cls_id
+    tokens.bins_BL[:, 0] = settings.cls_value
     if len(rows) == 0:
         return tokens
     wrong = kernels.tokenize_cells(
@@ -174,11 +151,11 @@ def tokenize(
         cells.genes,
         cells.counts,
         draw_keys(seed, epoch, cell_ids),
-        quantiles(n_bins),
-        _is_in(keep_ids, cells.genes),
+        quantiles(settings.n_bins),
+        _is_in(settings.keep_ids, cells.genes),
         max_tokens,
-        pad_id,
-        float(pad_value),
+        settings.pad_id,
+        float(settings.pad_value),
         *tokens,
     )
     if wrong >= 0:
@@ -283,17 +260,7 @@ def to_batch(
     """
     rows = np.arange(len(cells.cell_ids)) if rows is None else rows
     cell_ids = cells.cell_ids[rows]
-    tokens = tokenize(
-        cells,
-        max_tokens=settings.max_tokens,
-        **settings.coding,
-        seed=seed,
-        epoch=epoch,
-        keep_ids=settings.keep_ids,
-        genes=settings.genes,
-        pad_to=settings.pad_to,
-        rows=rows,
-    )
+    tokens = tokenize(cells, settings, seed=seed, epoch=epoch, rows=rows)
     arrays: dict[str, NDArray[Any] | None] = {
         "ids_BL": tokens.ids_BL,
         "values_BL": tokens.bins_BL,

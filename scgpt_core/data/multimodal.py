@@ -8,7 +8,7 @@ Shapes: B cells in a batch, L tokens (the first is ``<cls>``).
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -30,7 +30,7 @@ _FOR_MODALITY = 17  # added to the seed: which modality is hidden is drawn apart
 class _Layout(NamedTuple):
     """The tokens that every cell has, before those are left out that it was not measured for."""
 
-    genes: dict[int, list[int]]
+    genes: dict[int, tuple[int, ...]]
     """Token ids by modality, in the order of the tokens."""
     modality_L: NDArray[np.int64]
     """Modality of each token."""
@@ -57,7 +57,10 @@ class ModalityTokens(TokenSettings):
         genes_G, codes_G = np.array(self.genes), np.array(self.modalities)
         absent_KG = np.stack([np.isin(genes_G, ids) for ids in self.unmeasured])
         return _Layout(
-            {code: genes_G[codes_G == code].tolist() for code in np.unique(codes_G).tolist()},
+            {
+                code: tuple(genes_G[codes_G == code].tolist())
+                for code in np.unique(codes_G).tolist()
+            },
             np.concatenate([[_OF_CLS], codes_G]),
             np.pad(absent_KG, ((0, 0), (1, 0))),
         )
@@ -124,15 +127,8 @@ def _tokenize(
     """Tokens of all features in the order of `genes`, each modality binned by itself."""
     parts: list[Tokens] = []
     for genes in settings.layout.genes.values():
-        part = tokenize(
-            cells,
-            max_tokens=len(genes) + 1,
-            **settings.coding,
-            seed=seed,
-            epoch=epoch,
-            genes=genes,
-            rows=rows,
-        )
+        alone = replace(settings, max_tokens=len(genes) + 1, genes=genes)
+        part = tokenize(cells, alone, seed=seed, epoch=epoch, rows=rows)
         first = 1 if parts else 0  # one ``<cls>`` is enough
         parts.append(Tokens._make(array_BL[:, first:] for array_BL in part))
     return Tokens._make(map(np.hstack, zip(*parts, strict=True)))

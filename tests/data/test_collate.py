@@ -1,8 +1,10 @@
 """Tokens, hiding and batches: literal cases, the published tokens, and independence of company."""
 
 import os
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,13 +17,16 @@ from safetensors.numpy import load_file
 
 from scgpt_core.data.binning import bin_counts
 from scgpt_core.data.cells import Cells, cells_from_csr, take_cells
-from scgpt_core.data.collate import Tokens, hide, to_batch, tokenize
+from scgpt_core.data.collate import Tokens, TokenSettings, hide, to_batch, tokenize
 
 GOLDEN = Path(os.environ.get("SCGPT_GOLDEN", Path(__file__).parents[1] / "golden"))
-SETTINGS = {
-    "max_tokens": 20, "n_bins": 11, "pad_id": PAD, "cls_id": CLS,
-    "cls_value": -2, "pad_value": -2, "seed": 0,
-}  # fmt: skip
+SETTINGS = TokenSettings(
+    max_tokens=20, n_bins=11, pad_id=PAD, cls_id=CLS, cls_value=-2, pad_value=-2, mask_value=-1
+)
+
+
+def read(cells: Cells, rows: np.ndarray | None = None, **changes: Any) -> Tokens:
+    return tokenize(cells, replace(SETTINGS, **changes), seed=0, rows=rows)
 
 
 def small_cells() -> Cells:
@@ -35,7 +40,7 @@ def small_cells() -> Cells:
 
 
 def test_literal_tokens() -> None:
-    tokens = tokenize(small_cells(), **SETTINGS | {"n_bins": 3, "cls_value": 0})
+    tokens = read(small_cells(), n_bins=3, cls_value=0)
     # edges are the least and the greatest count: bin 1 from the least on, 2 at the greatest
     assert_array_equal(tokens.ids_BL, [[CLS, 1, 2, 5], [CLS, 0, 5, PAD]])
     assert_array_equal(tokens.bins_BL, [[0, 1, 1, 2], [0, 2, 1, -2]])
@@ -55,7 +60,7 @@ def test_the_published_tokens() -> None:
     )
     pads = golden["token_ids"][golden["binned_values"] == -2]
     special = {"pad_id": pads[pads != pads[0]][0], "cls_id": golden["token_ids"][0, 0]}
-    tokens = tokenize(cells, **SETTINGS | special | {"max_tokens": longest, "n_bins": 51})
+    tokens = read(cells, **special, max_tokens=longest, n_bins=51)
     assert_array_equal(tokens.ids_BL, golden["token_ids"])
     assert_array_equal(tokens.bins_BL, golden["binned_values"])
 
@@ -64,7 +69,7 @@ def test_the_published_tokens() -> None:
 def test_bins_are_those_among_all_genes_of_the_cell(max_tokens: int) -> None:
     cells = make_cells(40)
     bins = bin_counts(cells.indptr, cells.counts, n_bins=11, seed=0, cell_ids=cells.cell_ids)
-    tokens = tokenize(cells, **SETTINGS | {"max_tokens": max_tokens})
+    tokens = read(cells, max_tokens=max_tokens)
     for row, (first, last) in enumerate(pairwise(cells.indptr)):
         all_bins = dict(zip(cells.genes[first:last].tolist(), bins[first:last], strict=True))
         n_tokens = min(last - first, max_tokens - 1)
@@ -83,7 +88,7 @@ def many_of_one_cell(n_cells: int, n_genes: int) -> Cells:
 @pytest.mark.parametrize("n_taken", [1, 7, 13, 29])
 def test_all_samples_are_equally_likely(n_taken: int) -> None:
     n_cells, n_genes = 4000, 30
-    tokens = tokenize(many_of_one_cell(n_cells, n_genes), **SETTINGS | {"max_tokens": n_taken + 1})
+    tokens = read(many_of_one_cell(n_cells, n_genes), max_tokens=n_taken + 1)
     taken_BG = np.zeros((n_cells, n_genes))
     np.put_along_axis(taken_BG, tokens.ids_BL[:, 1:], 1, axis=1)
     assert (taken_BG.sum(axis=1) == n_taken).all()
@@ -98,7 +103,7 @@ def test_all_samples_are_equally_likely(n_taken: int) -> None:
 def test_genes_to_keep_are_never_left_out() -> None:
     cells = make_cells(60)
     keep = [3, 17, 40, 59, 1000]
-    tokens = tokenize(cells, **SETTINGS | {"max_tokens": 8, "keep_ids": keep})
+    tokens = read(cells, max_tokens=8, keep_ids=keep)
     sampled = 0
     for row, (first, last) in enumerate(pairwise(cells.indptr)):
         kept = set(keep) & set(cells.genes[first:last].tolist())
@@ -111,7 +116,7 @@ def test_genes_to_keep_are_never_left_out() -> None:
 
 def test_other_genes_are_sampled_alike_beside_those_to_keep() -> None:
     cells = many_of_one_cell(4000, 30)
-    tokens = tokenize(cells, **SETTINGS | {"max_tokens": 11, "keep_ids": [0, 12]})
+    tokens = read(cells, max_tokens=11, keep_ids=[0, 12])
     share = np.bincount(tokens.ids_BL[:, 1:].ravel(), minlength=30) / 4000
     free = np.delete(share, [0, 12])
     assert share[0] == share[12] == 1
@@ -120,11 +125,11 @@ def test_other_genes_are_sampled_alike_beside_those_to_keep() -> None:
 
 def test_more_genes_to_keep_than_tokens_are_refused() -> None:
     with pytest.raises(ValueError, match="20 genes to keep and <cls> do not fit into 20 tokens"):
-        tokenize(make_cells(2), **SETTINGS, keep_ids=range(20))
+        read(make_cells(2), keep_ids=range(20))
 
 
 def test_given_genes_are_in_every_cell_with_zeros() -> None:
-    tokens = tokenize(small_cells(), **SETTINGS | {"n_bins": 3, "genes": [5, 3, 1]})
+    tokens = read(small_cells(), n_bins=3, genes=[5, 3, 1])
     assert_array_equal(tokens.ids_BL, [[CLS, 5, 3, 1]] * 2)
     assert_array_equal(tokens.bins_BL[0], [-2, 2, 0, 1])  # binned among these genes alone
     assert tokens.bins_BL[1, 1] in (1, 2)
@@ -133,7 +138,7 @@ def test_given_genes_are_in_every_cell_with_zeros() -> None:
 
 
 def test_given_genes_are_sampled_when_they_are_too_many() -> None:
-    tokens = tokenize(make_cells(5), **SETTINGS | {"genes": range(50), "keep_ids": [49]})
+    tokens = read(make_cells(5), genes=range(50), keep_ids=[49])
     assert tokens.ids_BL.shape == (5, 20)
     assert (tokens.ids_BL[:, -1] == 49).all()
     assert len({tuple(ids) for ids in tokens.ids_BL}) == 5
@@ -141,7 +146,7 @@ def test_given_genes_are_sampled_when_they_are_too_many() -> None:
 
 def test_a_gene_given_twice_is_refused() -> None:
     with pytest.raises(ValueError, match="twice"):
-        tokenize(make_cells(2), **SETTINGS, genes=[1, 2, 1])
+        read(make_cells(2), genes=[1, 2, 1])
 
 
 @given(
@@ -150,9 +155,9 @@ def test_a_gene_given_twice_is_refused() -> None:
 )
 def test_a_cell_has_equal_tokens_in_any_company(rows: list[int], pad_to: int | None) -> None:
     cells = make_cells(30)
-    alone = tokenize(cells, **SETTINGS)
-    company = tokenize(take_cells(cells, np.array(rows)), **SETTINGS, pad_to=pad_to)
-    among = tokenize(cells, **SETTINGS, pad_to=pad_to, rows=np.array(rows))
+    alone = read(cells)
+    company = read(take_cells(cells, np.array(rows)), pad_to=pad_to)
+    among = read(cells, pad_to=pad_to, rows=np.array(rows))
     length = min(alone.ids_BL.shape[1], company.ids_BL.shape[1])
     for theirs, ours, chosen in zip(company, alone, among, strict=True):
         assert_array_equal(theirs[:, :length], ours[rows][:, :length])
@@ -165,16 +170,16 @@ def test_wrong_counts_name_the_cell() -> None:
     cells = small_cells()
     cells.counts[4] = -3
     with pytest.raises(ValueError, match=r"cell 1 has the count -3.0"):
-        tokenize(cells, **SETTINGS)
+        read(cells)
 
 
 def test_cells_longer_than_the_padding_are_refused() -> None:
     with pytest.raises(ValueError, match="pad_to is 3, but a cell has 4 tokens"):
-        tokenize(small_cells(), **SETTINGS, pad_to=3)
+        read(small_cells(), pad_to=3)
 
 
 def test_no_cells_give_an_empty_batch() -> None:
-    tokens = tokenize(small_cells(), **SETTINGS, rows=np.empty(0, np.int64))
+    tokens = read(small_cells(), rows=np.empty(0, np.int64))
     assert tokens.ids_BL.shape == (0, 1)
 
 
@@ -189,7 +194,7 @@ def hidden_of(tokens: Tokens, cells: Cells, shares: tuple[float, ...], **seeds):
 @pytest.mark.parametrize("share", [0.0, 0.15, 0.4, 0.75, 1.0])
 def test_a_share_of_each_cell_is_hidden(share: float) -> None:
     cells = make_cells(50)
-    tokens = tokenize(cells, **SETTINGS)
+    tokens = read(cells)
     hidden = hidden_of(tokens, cells, (share,))
     n_genes = (~tokens.padding_BL).sum(axis=1) - 1
     assert_array_equal(hidden.hidden_BL.sum(axis=1), [int(n * share) for n in n_genes])
@@ -213,7 +218,7 @@ def test_masked_values_look_as_the_published_ones() -> None:
 
 def test_each_cell_draws_its_share() -> None:
     cells = many_of_one_cell(3000, 40)
-    tokens = tokenize(cells, **SETTINGS | {"max_tokens": 41})
+    tokens = read(cells, max_tokens=41)
     hidden_BL = hidden_of(tokens, cells, (0.25, 0.5, 0.75)).hidden_BL
     sizes, n_cells = np.unique(hidden_BL.sum(axis=1), return_counts=True)
     assert sizes.tolist() == [10, 20, 30]
@@ -224,7 +229,7 @@ def test_each_cell_draws_its_share() -> None:
 @pytest.mark.parametrize("other", [{"seed": 1}, {"epoch": 1}])
 def test_other_seeds_and_epochs_hide_others(other: dict[str, int]) -> None:
     cells = make_cells(20)
-    tokens = tokenize(cells, **SETTINGS)
+    tokens = read(cells)
     hidden_BL = hidden_of(tokens, cells, (0.5,)).hidden_BL
     assert (hidden_of(tokens, cells, (0.5,), **other).hidden_BL != hidden_BL).any()
     assert_array_equal(hidden_of(tokens, cells, (0.5,)).hidden_BL, hidden_BL)

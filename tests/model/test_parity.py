@@ -21,7 +21,7 @@ from torch.nn import functional as F  # noqa: N812
 from scgpt_core.batch import Batch, Output
 from scgpt_core.checkpoint import import_published, load_checkpoint, load_weights
 from scgpt_core.data.cells import cells_from_csr
-from scgpt_core.data.collate import tokenize
+from scgpt_core.data.collate import TokenSettings, tokenize
 from scgpt_core.data.identity import cell_identity
 from scgpt_core.model import ScGPT
 from scgpt_core.published import UNUSED, read_config, to_ours, to_published
@@ -199,12 +199,7 @@ def test_published_bins_and_embeddings(folder: str) -> None:
             token_ids=np.arange(n_genes),
             cell_ids=cell_identity(adata.obs_names),
         ),
-        max_tokens=1200,
-        n_bins=ckpt.config.n_bins,
-        pad_id=ckpt.config.pad_id,
-        cls_id=ckpt.config.cls_id,
-        cls_value=ckpt.config.pad_value,
-        pad_value=ckpt.config.pad_value,
+        TokenSettings.of_model(ckpt.config, max_tokens=1200),
         seed=0,
     )
     assert np.array_equal(tokens.ids_BL, stored["token_ids"])
