@@ -5,6 +5,8 @@ import pandas as pd
 import pytest
 
 from scgpt_core import findings
+from scgpt_core.networks import coexpression, programs, validation
+from scgpt_core.tasks import generation
 
 NAN = float("nan")
 
@@ -295,3 +297,10 @@ def test_networks_are_told_beside_the_best_other_way(pearson: float, said: str) 
     chance = "times chance, **no more than** random networks of the same degrees give (p = 0.25)"
     assert f"by in-silico knock-out, is 1.20 {chance}. {said}" in sentence
     assert sentence.endswith(f" of the best other way, Pearson's r: {pearson:.2f} {chance}.")
+
+
+def test_titles_are_of_what_the_stages_write() -> None:
+    """The names stand twice, so that a page need not import what trains models."""
+    assert findings.SIMPLE_CELLS == generation.SIMPLE
+    assert set(findings.PROGRAMS) == set(programs.SOURCES)
+    assert {*coexpression.BASELINES, validation.EXPRESSION} < set(findings.NETWORKS)
