@@ -2,6 +2,7 @@ from pathlib import Path
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 
 from scgpt_core.data.genes import load_gene_table, match_genes, match_var
@@ -47,6 +48,11 @@ def test_every_kind_of_name_leads_to_the_gene(name: str, how: str) -> None:
 @pytest.mark.parametrize("token", ["SEPTIN1", "SEPT1"])
 def test_a_published_vocabulary_is_found_under_old_and_new_names(name: str, token: str) -> None:
     assert match_genes([name], published("EIF1", token)).ids[0] == 1
+
+
+def test_an_id_of_var_says_more_than_its_index() -> None:
+    var = pd.DataFrame({"feature_id": [f"{CD3D}.12", ""]}, index=["SEPTIN1", "EIF1"])
+    assert match_var(var, own(CD3D, SEPTIN1, EIF1)).ids.tolist() == [3, 5]
 
 
 def test_upper_case_open_reading_frames_are_known() -> None:
