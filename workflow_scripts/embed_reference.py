@@ -9,18 +9,11 @@ from scgpt_core.runs import start_logging
 
 
 def main(
-    dataset: str, model_folder: str, output: str, *, settings: Mapping[str, Any], seed: int
+    dataset: str, output: str, *, model_folder: str, settings: Mapping[str, Any], seed: int
 ) -> None:
-    embed_reference(
-        dataset, model_folder, output, settings=EmbedSettings.model_validate(settings), seed=seed
-    )
+    asked = EmbedSettings.model_validate(settings)
+    embed_reference(dataset, model_folder, output, settings=asked, seed=seed)
 
 
 start_logging(snakemake.log[0])
-main(
-    snakemake.input.dataset,
-    snakemake.params.model_folder,
-    snakemake.output[0],
-    settings=snakemake.params.settings,
-    seed=snakemake.params.seed,
-)
+main(snakemake.input.dataset, snakemake.output[0], **snakemake.params)
