@@ -26,9 +26,9 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 from scgpt_core.config import LabelSettings
-from scgpt_core.runs import run_record, sha256
+from scgpt_core.runs import run_record, sha256, write_parquet
 from scgpt_core.tasks.datasets import variable_genes
-from scgpt_core.tasks.labelling import Split, label_query, write_predictions
+from scgpt_core.tasks.labelling import Split, label_query
 
 N_GENES: Final = 2000
 """Genes that vary most in the training cells; all, where a data set has no more."""
@@ -93,7 +93,7 @@ def classify_dataset(
     with run_record(run_json, described | settings.model_dump(mode="json")) as run:
         labelling = label_query(adata, query, settings, seed=seed, learn=learn)
         run |= {"dataset": sha256(dataset), "fits": labelling.fits}
-        write_predictions(labelling.predictions, predictions)
+        write_parquet(predictions, labelling.predictions)
 
 
 def knn_pca(train: AnnData, class_N: NDArray[np.int64], cells: AnnData, seed: int) -> FloatArray:

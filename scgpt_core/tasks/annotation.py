@@ -27,7 +27,7 @@ from scgpt_core.data.vocab import Vocabulary
 from scgpt_core.device import DeviceName, autocast, resolve_precision
 from scgpt_core.keys import CELL
 from scgpt_core.model import ScGPT
-from scgpt_core.runs import read_json
+from scgpt_core.runs import read_json, write_parquet
 from scgpt_core.tasks.datasets import variable_genes
 from scgpt_core.tasks.fitting import Fit, Job, fine_tuning, fit_by_epochs, loader_of_all
 from scgpt_core.tasks.labelling import (
@@ -35,7 +35,6 @@ from scgpt_core.tasks.labelling import (
     label_query,
     tabulate,
     temper,
-    write_predictions,
 )
 from scgpt_core.tasks.projection import read_later
 from scgpt_core.tasks.variants import Init, make_variant, without_batches
@@ -255,7 +254,7 @@ def annotate_dataset(
         if learn.model is None:
             return
         job.run.update(learn.kept, fits=labelling.fits)
-        write_predictions(labelling.predictions, output_folder / "predictions.parquet")
+        write_parquet(output_folder / "predictions.parquet", labelling.predictions)
         save_checkpoint(output_folder / "model", learn.model, job.ckpt.vocab, training=job.run)
 
 

@@ -14,9 +14,7 @@ from typing import Any, NamedTuple
 
 import anndata as ad
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.nn import functional as F  # noqa: N812
 
 from scgpt_core.checkpoint import Checkpoint, save_checkpoint
 from scgpt_core.config import IntegrationSettings, ModelConfig
@@ -25,11 +23,19 @@ from scgpt_core.data.collate import TokenSettings
 from scgpt_core.data.genes import match_var
 from scgpt_core.data.sources import ArraySource
 from scgpt_core.data.vocab import Vocabulary
-from scgpt_core.device import autocast, resolve_precision
+from scgpt_core.device import resolve_precision
 from scgpt_core.keys import BATCH
 from scgpt_core.model import ScGPT
 from scgpt_core.tasks.datasets import require_batches, variable_genes, write_embedding
-from scgpt_core.tasks.fitting import Fit, Job, fine_tuning, fit_by_epochs, hold_out, loader_of_all
+from scgpt_core.tasks.fitting import (
+    Fit,
+    Job,
+    embed_batches,
+    fine_tuning,
+    fit_by_epochs,
+    hold_out,
+    loader_of_all,
+)
 from scgpt_core.tasks.variants import Init, make_variant
 from scgpt_core.train.journal import METRICS, read_metrics
 from scgpt_core.train.objectives import Integration
@@ -158,22 +164,14 @@ def token_settings(
     )
 
 
-@torch.inference_mode()
 def predict(
     model: ScGPT, prepared: Prepared, settings: IntegrationSettings, *, seed: int
 ) -> NDArray[np.float32]:
     """Embed all cells with nothing masked: float32 (N, D), each row of length one."""
-    model.eval()
-    device = next(model.parameters()).device
-    precision = resolve_precision(device, settings.trainer.precision)
     tokens = token_settings(model.config, prepared, mask_share=None)
     loader = loader_of_all(prepared.source(np.ones_like(prepared.heldout_N)), tokens, seed)
-    parts = []
-    with autocast(device, precision):
-        for batch in loader.batches():
-            cell_BD = model(batch.to(device), heads=()).cell_BD
-            parts.append(F.normalize(cell_BD.float(), dim=1).cpu().numpy())
-    return np.concatenate(parts)
+    precision = resolve_precision(next(model.parameters()).device, settings.trainer.precision)
+    return embed_batches(model.eval(), loader.batches(), precision)
 
 
 def integrate_dataset(

@@ -9,7 +9,6 @@ Shapes: N cells of a data set, M some of them, C classes.
 import logging
 import time
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import anndata as ad
@@ -18,7 +17,6 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
-from scgpt_core import runs
 from scgpt_core.config import LabelSettings
 from scgpt_core.data.binning import draw_keys
 from scgpt_core.data.identity import cell_identity
@@ -182,12 +180,6 @@ def label_query(
         obs = obs.rename_axis(CELL).reset_index().assign(**{LABEL_SHARE: share})
         tables.append(pd.concat([obs, table], axis=1))
     return Labelling(pd.concat(tables, ignore_index=True), fits)
-
-
-def write_predictions(predictions: pd.DataFrame, path: str | Path) -> None:
-    """Write a table of predictions as parquet, whole or not at all."""
-    with runs.whole(path) as temporary:
-        predictions.to_parquet(temporary, index=False)
 
 
 def tabulate(

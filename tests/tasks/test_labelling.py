@@ -17,7 +17,6 @@ from scgpt_core.tasks.labelling import (
     nll,
     split_cells,
     temper,
-    write_predictions,
 )
 
 
@@ -111,8 +110,6 @@ def test_a_query_is_labelled_from_every_share_of_the_labels(
     probabilities = table.filter(like="probability: ")
     np.testing.assert_allclose(probabilities.sum(axis=1), 1)
     np.testing.assert_array_equal(probabilities.max(axis=1), table["confidence"])
-    write_predictions(table, tmp_path / "predictions.parquet")
-    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "predictions.parquet"), table)
 
 
 def test_nothing_follows_from_the_labels_of_the_query(adata: ad.AnnData) -> None:
