@@ -90,71 +90,34 @@ rule build_index:
     params:
         settings=INDEX_SETTINGS,
         seed=CFG.seed,
-        state="results/state/index/{model}/{reference}",
+        state_folder="results/state/index/{model}/{reference}",
     script:
         "../workflow_scripts/build_index.py"
 
 
-rule update_index:
+# Cells of one more source are added to an index, nothing is trained.
+use rule build_index as update_index with:
     input:
         embeddings=get_embeddings,
-        index=get_first,
-    output:
-        manifest="results/index/{model}/{reference}/manifest.json",
-        index="results/index/{model}/{reference}/index.faiss",
-        labels="results/index/{model}/{reference}/labels.arrow",
-        sample="results/index/{model}/{reference}/sample.arrow",
+        indexed=get_first,
     log:
         "results/logs/index/update_index_{model}_{reference}.log",
     benchmark:
         "results/benchmarks/index/update_index_{model}_{reference}.tsv"
     wildcard_constraints:
         reference=get_reference_names("update"),
-    group:
-        "index"
-    conda:
-        "../envs/pipeline.yaml"
-    threads: 16
-    resources:
-        mem_mb=get_index_mem_mb,
-        runtime=get_runtime(720),
-    params:
-        settings=INDEX_SETTINGS,
-        seed=CFG.seed,
-        state="results/state/index/{model}/{reference}",
-    script:
-        "../workflow_scripts/update_index.py"
 
 
-rule merge_indexes:
+use rule build_index as merge_indexes with:
     input:
         embeddings=get_embeddings,
-        indexes=get_parts,
-    output:
-        manifest="results/index/{model}/{reference}/manifest.json",
-        index="results/index/{model}/{reference}/index.faiss",
-        labels="results/index/{model}/{reference}/labels.arrow",
-        sample="results/index/{model}/{reference}/sample.arrow",
+        indexed=get_parts,
     log:
         "results/logs/index/merge_indexes_{model}_{reference}.log",
     benchmark:
         "results/benchmarks/index/merge_indexes_{model}_{reference}.tsv"
     wildcard_constraints:
         reference=get_reference_names("merge"),
-    group:
-        "index"
-    conda:
-        "../envs/pipeline.yaml"
-    threads: 16
-    resources:
-        mem_mb=get_index_mem_mb,
-        runtime=get_runtime(720),
-    params:
-        settings=INDEX_SETTINGS,
-        seed=CFG.seed,
-        state="results/state/index/{model}/{reference}",
-    script:
-        "../workflow_scripts/merge_indexes.py"
 
 
 rule map_query:

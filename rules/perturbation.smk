@@ -59,7 +59,9 @@ rule shift:
             )
         ),
         method="{method}",
-        settings=CFG.perturbation.model_dump(mode="json", exclude={"trainer", "split", "n_genes"}),
+        settings=CFG.perturbation.model_dump(
+            mode="json", exclude={"trainer", "split", "n_genes"}
+        ),
         seed="{seed}",
     script:
         "../workflow_scripts/shift.py"

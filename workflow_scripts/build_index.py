@@ -1,4 +1,4 @@
-"""Index the embeddings of the reference and measure the index."""
+"""Index the embeddings of the reference, anew or on indexes of its parts, and measure the index."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,30 +11,29 @@ from scgpt_core.runs import start_logging
 
 def main(
     embeddings: Sequence[str],
-    like: Sequence[str],
     manifest: str,
     *,
+    indexed: Sequence[str],
+    like: Sequence[str],
     settings: Mapping[str, Any],
-    seed: int,
-    threads: int,
-    state: str,
+    **options: Any,
 ) -> None:
     build_index(
         embeddings,
         Path(manifest).parent,
         settings=IndexSettings.model_validate(settings),
-        seed=seed,
-        threads=threads,
-        state_folder=state,
+        indexed=list(dict.fromkeys(Path(file).parent for file in indexed)),
         like=Path(like[0]).parent if like else None,
+        **options,
     )
 
 
 start_logging(snakemake.log[0])
 main(
     snakemake.input.embeddings,
-    snakemake.input.like,
     snakemake.output.manifest,
+    indexed=snakemake.input.get("indexed", []),
+    like=snakemake.input.get("like", []),
     threads=snakemake.threads,
     **snakemake.params,
 )
