@@ -24,9 +24,10 @@ from scgpt_core.data.genes import GeneMatch, match_var
 from scgpt_core.data.identity import cell_identity
 from scgpt_core.data.qc import check_counts
 from scgpt_core.device import EmbedPrecision
-from scgpt_core.keys import BATCH, EMBEDDING, LABEL, SOMA_JOINID
+from scgpt_core.keys import SOMA_JOINID
 from scgpt_core.model import ScGPT
-from scgpt_core.runs import run_record, whole
+from scgpt_core.runs import run_record
+from scgpt_core.tasks.datasets import write_embedding
 from scgpt_core.tasks.embedder import FloatArray, embed_blocks, name_precision
 from scgpt_core.tasks.variants import Init
 
@@ -142,11 +143,9 @@ def embed_dataset(
                 min_matched=settings.min_matched,
                 parts=parts,
             )
-            obs = adata.obs[[BATCH, LABEL]]
+            write_embedding(embedding, adata, output)
         finally:
             adata.file.close()
-        with whole(output) as temporary:
-            ad.AnnData(obs=obs, obsm={EMBEDDING: embedding}).write_h5ad(temporary)
         run |= {
             "model": ckpt.digest,
             "device": str(next(ckpt.model.parameters()).device),

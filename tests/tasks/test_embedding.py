@@ -262,6 +262,7 @@ def test_embed_dataset_writes_what_the_score_reads(
     dataset = cells.copy()
     dataset.obs["batch"] = pd.Categorical(["a", "b"] * (N_CELLS // 2))
     dataset.obs["label"] = pd.Categorical(["x", "y", "unknown"] * (N_CELLS // 3))
+    dataset.uns["source_sha256"] = "a" * 64
     dataset.write_h5ad(tmp_path / "dataset.h5ad")
     outputs = {}
     for init in ("pretrained", "random"):
@@ -282,6 +283,7 @@ def test_embed_dataset_writes_what_the_score_reads(
     assert np.abs(outputs["random"].obsm["X_emb"] - reference).max() > 0.1
     assert written.obs_names.equals(dataset.obs_names)
     assert written.obs["label"].tolist() == dataset.obs["label"].tolist()
+    assert written.uns["source_sha256"] == "a" * 64
     run = read_json(tmp_path / "random" / "run.json")
     assert run["settings"]["init"] == "random"
     assert run["multiplied_in"] == "float32"
