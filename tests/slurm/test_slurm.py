@@ -31,7 +31,9 @@ LABELS = "results/tasks/annotation/pbmc_smoke/scgpt_annotation/0/predictions.par
 pytestmark = [
     pytest.mark.slurm,
     pytest.mark.timeout(1800),
-    pytest.mark.skipif("SCGPT_TEST_SLURM" not in os.environ, reason="run by `make test-slurm`"),
+    pytest.mark.skipif(
+        "SCGPT_TEST_SLURM" not in os.environ, reason="run by `make test-slurm` and .ci/run"
+    ),
     pytest.mark.skipif(
         os.geteuid() != 0 or shutil.which("apt-get") is None,
         reason="Slurm is installed by apt-get, as root",
