@@ -66,7 +66,7 @@ class Run:
         where = ["--profile", profile] if profile else ["--cores", "2"]
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         self.environment = os.environ | {"PATH": path, "OMP_NUM_THREADS": "1"} | environment
-        self.environment.setdefault("SCGPT_SLURM_POLL", "2")  # then 12, 22, ... seconds more
+        self.environment.setdefault("SCGPT_SLURM_POLL", "6")  # then 16, 26, ... seconds more
         with self.said.open("a") as said:
             self.process = subprocess.Popen(
                 [*self.command, *where, *arguments],

@@ -184,6 +184,8 @@ RUNS: list[Callable[[Path], Run]] = [
 @pytest.fixture(scope="module")
 def runs(cluster: None, folder: Path) -> Iterator[dict[str, Future[Run]]]:
     """All of them, five at once, by name."""
+    # What a shell starts in the background ignores Ctrl-C, and so would all that is started here.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with ThreadPoolExecutor(5) as pool:
         runs = {run.__name__: pool.submit(run, folder) for run in RUNS}
         try:
