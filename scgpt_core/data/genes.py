@@ -122,11 +122,10 @@ def match_genes(
 ) -> GeneMatch:
     """Token ids of gene names: symbols, Ensembl ids with or without version, old names.
 
-    A name is looked up as a token (but not as that of another gene than its id says), then as an
-    Ensembl id, a current, a previous and an alias symbol; the first kind that knows it decides. A
-    name that stands for several genes of the vocabulary is ambiguous and stays unmatched. Where
-    several names lead to one token the best kind has it (the first name, among equals) and the
-    others are duplicates.
+    A name is looked up as a token, then as an Ensembl id, a current, a previous and an alias
+    symbol; the first kind that knows it decides. A name that stands for several genes of the
+    vocabulary is ambiguous and stays unmatched. Where several names lead to one token the best
+    kind has it (the first name, among equals) and the others are duplicates.
 
     Parameters
     ----------
@@ -140,20 +139,15 @@ def match_genes(
     names = [str(name) for name in names]
     symbols = names if symbols is None else [str(symbol) for symbol in symbols]
     names = [name or symbol for name, symbol in zip(names, symbols, strict=True)]
-    # An id in use says which gene it is; its symbol may be the token or an alias of another one.
-    in_use = all_genes()
-    genes = [gene if (gene or "") in in_use else None for gene in map(ensembl_id, names)]
-    gene_of = {id_: gene for gene, id_ in _genes_of_vocab(vocab)[0].items()}
-    ids, ids_of_symbols = vocab.ids(names), vocab.ids(symbols)
-    for place in np.flatnonzero((ids < 0) & (ids_of_symbols >= 0)).tolist():
-        token = int(ids_of_symbols[place])
-        if genes[place] in (None, gene_of.get(token, genes[place])):
-            ids[place] = token
+    ids = vocab.ids(names)
+    ids = np.where(ids < 0, vocab.ids(symbols), ids)
     how: list[How] = ["token" if id_ >= 0 else "unknown" for id_ in ids]
     resolve = _resolver(vocab)
+    in_use = all_genes()
     for place in np.flatnonzero(ids < 0).tolist():
         ids[place], how[place] = resolve(names[place])
-        if ids[place] < 0 and genes[place] is None:
+        # An id in use says which gene it is; its symbol may be an alias of another one.
+        if ids[place] < 0 and (ensembl_id(names[place]) or "") not in in_use:
             ids[place], how[place] = resolve(symbols[place])
     taken = set(vocab.ids(SPECIAL_TOKENS).tolist())
     for place in sorted(range(len(names)), key=lambda place: HOWS.index(how[place])):
