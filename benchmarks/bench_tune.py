@@ -102,7 +102,7 @@ def main(size: str, *, runs: int, **options: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", choices=SIZES, default="published")
-    parser.add_argument("--n-genes", type=int, default=1200)
+    parser.add_argument("--n-genes", type=int, default=300)
     parser.add_argument("--batch-cells", type=int, default=8)
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--runs", type=int, default=3)
