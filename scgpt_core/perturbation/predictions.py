@@ -25,7 +25,7 @@ from scgpt_core.perturbation.data import (
 )
 from scgpt_core.perturbation.reverse import rank_candidates
 from scgpt_core.perturbation.splits import Fold, Split
-from scgpt_core.runs import COMPRESSION, sha256, whole
+from scgpt_core.runs import COMPRESSION, sha256, whole, write_parquet
 
 FOLD: Final = "fold"
 CONTROL_CELL: Final = "control_cell"
@@ -127,8 +127,7 @@ def write_predictions(
     """Write predicted cells (h5ad) and candidates of reverse (parquet)."""
     with whole(cells) as temporary:
         predicted.write_h5ad(temporary, **COMPRESSION)
-    with whole(ranks) as temporary:
-        candidates.to_parquet(temporary, index=False)
+    write_parquet(ranks, candidates)
 
 
 def read_dataset(dataset: str | Path, split: str | Path) -> tuple[Perturbations, Split]:
