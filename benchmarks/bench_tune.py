@@ -2,6 +2,9 @@
 
 The published size with random weights, integration's objective on real cells. Each fit is a process
 of its own, whose greatest resident memory is told; they run in turn.
+
+On a CPU attention keeps its scores for the backward pass: 8 cells of 1,200 genes take 17 GB, where
+300 genes take 3.5.
 """
 
 import argparse
