@@ -51,6 +51,8 @@ MODEL = Path(os.environ.get("MODEL", "results/models/demo"))
 SETTINGS = MappingSettings(report_columns=())
 INDEX = IndexSettings(recall_queries=100)
 MIN_NOVEL = 20
+MAX_COUNTS = 1000
+"""Of a cell, as the demo embeds."""
 
 log = logging.getLogger(__name__)
 
@@ -187,12 +189,14 @@ def transfer_labels(
 
 
 def make_encoders(ckpt: Checkpoint) -> dict[str, Encoder]:
-    """Make encoders by name: the model, and its architecture with random weights."""
+    """Make encoders by name: the model, at one depth and not, and its size with random weights."""
     torch.manual_seed(0)
     random = replace(ckpt, model=ScGPT(ckpt.config, ckpt.model.attention).eval())
+    embed = partial(embed_cells, max_counts=MAX_COUNTS)
     return {
-        "scgpt, zero-shot": lambda cells: embed_cells(cells, ckpt),
-        "scgpt, random weights": lambda cells: embed_cells(cells, random),
+        f"scgpt, zero-shot, {MAX_COUNTS:,} counts": partial(embed, ckpt=ckpt),
+        "scgpt, zero-shot, all counts": lambda cells: embed_cells(cells, ckpt),
+        "scgpt, random weights": partial(embed, ckpt=random),
     }
 
 

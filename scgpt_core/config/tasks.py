@@ -13,6 +13,9 @@ class EmbedSettings(Settings):
 
     max_tokens: Count = 1200
     """Longest sequence; longer cells are sampled, the same genes on every run."""
+    max_counts: Count | None = None
+    """Cells with more counts are sampled down to about so many: depth, in which studies differ,
+    moves an embedding more than types do. null: none is, as published."""
     batch_size: Count = 64
     """Cells in one forward pass."""
     precision: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
@@ -77,6 +80,10 @@ class AnnotationSettings(FineTuningSettings):
     n_genes: Count | None = None
     """Highly variable genes of the reference (seurat_v3, per batch) that are tokens where a cell
     has them; null: all genes."""
+    depth_quantile: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Cells with more counts than this quantile of all, of reference and query, are sampled down to
+    so many: types and studies differ in depth, which should not tell one from the other. null: no
+    cell is, as in the tutorial."""
     max_tokens: Count = 3001
     """Longest sequence, `<cls>` included; longer cells are sampled, in training anew each epoch."""
     class_weights: bool = True

@@ -6,11 +6,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from scgpt_core.data import kernels
+from scgpt_core.data.binning import draw_keys
 from scgpt_core.data.identity import cell_identity
 
 if TYPE_CHECKING:
     import anndata as ad
     from scipy.sparse import csr_matrix
+
+_FOR_THINNING = 11  # added to the seed: counts are not left by the draws of their bins
 
 
 class Cells(NamedTuple):
@@ -78,6 +81,42 @@ def cells_from_csr(
     ends_B1 = np.concatenate([[0], ends_B])
     cells = Cells(ends_B1, genes[: ends_B1[-1]], kept[: ends_B1[-1]], cell_ids)
     return cells if ascending else _in_order(cells)
+
+
+def thin_cells(
+    cells: Cells, max_counts: int, *, seed: int, total_B: NDArray[np.floating[Any]] | None = None
+) -> Cells:
+    """Sample the counts of deep cells down, as if they had been sequenced less.
+
+    Of a cell with more than `max_counts` each count is kept with the probability that leaves so
+    many on average. What is drawn depends on the cell and the seed alone.
+
+    Parameters
+    ----------
+    total_B
+        Counts of each cell, where `cells` has some of its genes alone.
+
+    Raises
+    ------
+    ValueError
+        Where counts are not whole numbers.
+    """
+    if not kernels.are_counts(cells.counts):
+        message = "what are no raw counts cannot be sampled down: give raw counts, or no max_counts"
+        raise ValueError(message)
+    if total_B is None:
+        sum_B1 = np.concatenate([[0], np.cumsum(cells.counts, dtype=np.float64)])
+        total_B = np.diff(sum_B1[cells.indptr])
+    share_B = max_counts / np.maximum(total_B, max_counts)
+    keys_B = draw_keys(seed + _FOR_THINNING, 0, cells.cell_ids)
+    counts = cells.counts.copy()
+    for i in np.flatnonzero(share_B < 1):
+        part = slice(cells.indptr[i], cells.indptr[i + 1])
+        rng = np.random.Generator(np.random.Philox(key=int(keys_B[i])))
+        counts[part] = rng.binomial(counts[part].astype(np.int64), share_B[i])
+    kept = counts > 0
+    n_kept = np.concatenate([[0], np.cumsum(kept)])
+    return Cells(n_kept[cells.indptr], cells.genes[kept], counts[kept], cells.cell_ids)
 
 
 def _in_order(cells: Cells) -> Cells:

@@ -5,6 +5,7 @@ Shapes: N cells.
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -99,12 +100,14 @@ def _embed(
     seed: int,
 ) -> None:
     parts = output.with_suffix(".parts")
+    told: dict[str, Any] = {
+        "max_tokens": settings.max_tokens, "max_counts": settings.max_counts, "seed": seed,
+    }  # fmt: skip
     embedded = embed_blocks(
         map(cells.read, split_rows(rows_N)),
         ckpt,
-        max_tokens=settings.max_tokens,
+        **told,
         batch_size=settings.batch_size,
-        seed=seed,
         precision=settings.precision,
         n_cells=len(rows_N),
         parts=parts,
@@ -113,7 +116,7 @@ def _embed(
         "model": ckpt.digest,
         "corpus": corpus,
         "precision": name_precision(ckpt, settings.precision),
-        "settings": {"max_tokens": settings.max_tokens, "seed": seed},
+        "settings": told,
     }
     write_embeddings(output, obs, embedded, origin=origin)
     shutil.rmtree(parts, ignore_errors=True)

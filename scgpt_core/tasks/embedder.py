@@ -23,7 +23,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from scgpt_core.batch import Batch
 from scgpt_core.checkpoint import Checkpoint
-from scgpt_core.data.cells import Cells
+from scgpt_core.data.cells import Cells, thin_cells
 from scgpt_core.data.collate import TokenSettings, to_batch
 from scgpt_core.device import EmbedPrecision, autocast, resolve_embed_precision
 from scgpt_core.model.int8 import Int8Encoder
@@ -47,6 +47,7 @@ def embed_blocks(
     max_tokens: int,
     batch_size: int,
     seed: int,
+    max_counts: int | None = None,
     precision: EmbedPrecision = "auto",
     n_cells: int | None = None,
     parts: str | Path | None = None,
@@ -59,7 +60,7 @@ def embed_blocks(
         Cells by token id; a corpus gives them as ``corpus.cells(rows)``.
     n_cells
         Of all blocks, for the progress that is logged.
-    ckpt, max_tokens, batch_size, seed, precision
+    ckpt, max_tokens, batch_size, seed, max_counts, precision
         As in `embed_cells`.
     parts
         Folder in which finished blocks are kept, for a run that is started again.
@@ -69,6 +70,7 @@ def embed_blocks(
         max_tokens=max_tokens,
         batch_size=batch_size,
         seed=seed,
+        max_counts=max_counts,
         precision=precision,
         parts=None if parts is None else Path(parts),
     )
@@ -113,6 +115,7 @@ class _Embedder:
         max_tokens: int,
         batch_size: int,
         seed: int,
+        max_counts: int | None,
         precision: EmbedPrecision,
         parts: Path | None,
     ) -> None:
@@ -127,6 +130,7 @@ class _Embedder:
             raise ValueError(message)
         self.batch_size = batch_size
         self.seed = seed
+        self.max_counts = max_counts
         self.parts = parts
         self.tokens = TokenSettings.of_model(config, max_tokens=max_tokens)
         self.identity = digest([ckpt.digest, asdict(self.tokens), seed, name])
@@ -152,6 +156,8 @@ class _Embedder:
 
     def _plan(self, blocks: Iterable[Cells]) -> Iterator[_Work]:
         for cells in blocks:
+            if self.max_counts is not None:
+                cells = thin_cells(cells, self.max_counts, seed=self.seed)
             n_cells, part = len(cells.cell_ids), self._part(cells)
             if part is not None and part.is_file():
                 yield _Work(n_cells, part=part)

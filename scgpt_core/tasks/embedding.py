@@ -45,13 +45,14 @@ def embed_cells(
     seed: int = 0,
     precision: EmbedPrecision = "auto",
     *,
+    max_counts: int | None = None,
     min_matched: float = 0.5,
     parts: str | Path | None = None,
 ) -> FloatArray:
     """Embed cells: float32 (N, D), each row of length one.
 
-    The genes that are sampled for a cell and how its ties are binned are drawn from `seed` and
-    the cell's name (or its ``soma_joinid``, where obs has it): its embedding does not depend on
+    What is sampled of a cell, and how its ties are binned, is drawn from `seed` and the cell's name
+    (or its ``soma_joinid``, where obs has it): its embedding does not depend on
     order, mini-batch, chunk, subset or storage, but for the order of sums: within 1e-5 in float32,
     and to about two digits in bfloat16.
 
@@ -70,6 +71,9 @@ def embed_cells(
         Of the samples and ties.
     precision
         Of matrix products: see `resolve_embed_precision`, and `scgpt_core.model.int8` for "int8".
+    max_counts
+        Cells with more counts (of genes that have a token) are sampled down to about so many; None:
+        none is.
     min_matched
         Share of the counts (of the first chunk) whose genes must be in the vocabulary.
     parts
@@ -78,8 +82,8 @@ def embed_cells(
     Raises
     ------
     ValueError
-        Where values are negative or not finite, cells share a name, too few genes match, or
-        `batch_size` is below one.
+        Where values are negative or not finite (with `max_counts`, no raw counts), cells share a
+        name, too few genes match, or `batch_size` is below one.
     """
     blocks = _read_blocks(adata, match_var(adata.var, ckpt.vocab), min_matched)
     embedded = embed_blocks(
@@ -88,6 +92,7 @@ def embed_cells(
         max_tokens=max_tokens,
         batch_size=batch_size,
         seed=seed,
+        max_counts=max_counts,
         precision=precision,
         n_cells=adata.n_obs,
         parts=parts,
@@ -140,6 +145,7 @@ def embed_dataset(
                 batch_size=settings.batch_size,
                 seed=seed,
                 precision=settings.precision,
+                max_counts=settings.max_counts,
                 min_matched=settings.min_matched,
                 parts=parts,
             )

@@ -1,8 +1,9 @@
 import numpy as np
+import pytest
 from numpy.testing import assert_array_equal
 from random_cells import make_cells
 
-from scgpt_core.data.cells import Cells, cells_from_csr, take_cells
+from scgpt_core.data.cells import Cells, cells_from_csr, take_cells, thin_cells
 
 
 def test_columns_become_token_ids() -> None:
@@ -56,3 +57,38 @@ def test_memory_of_cells_that_are_gone_is_written_over_where_it_is_enough() -> N
     beyond = take_cells(cells, np.array([0, 1, 2, 2, 2]), into=gone)
     assert beyond.genes.tolist() == [0, 1, 2, *[3, 4, 5] * 3]
     assert not np.shares_memory(beyond.genes, gone.genes)
+
+
+def test_deep_cells_are_sampled_down_each_by_itself() -> None:
+    counts = np.array([4000, 5000, 1000, 1, 2, 7, 300, 700], np.float32)
+    cells = Cells(np.array([0, 3, 3, 6, 8]), np.arange(8, dtype=np.int32), counts, np.arange(4))
+    total_B = np.array([20000, 5, 10, 1000.0])  # half of the first cell's are of other genes
+    thin = thin_cells(cells, 1000, seed=3, total_B=total_B)
+    assert thin.counts[:3].sum() == pytest.approx(500, abs=70)  # binomial, sd 22
+    assert thin.counts[:2] / 500 == pytest.approx([0.4, 0.5], abs=0.12)
+    for cell in (1, 2, 3):  # no deeper than they may be
+        there, here = slice(*cells.indptr[cell : cell + 2]), slice(*thin.indptr[cell : cell + 2])
+        assert_array_equal(thin.counts[here], cells.counts[there])
+        assert_array_equal(thin.genes[here], cells.genes[there])
+    rows = np.array([3, 0])
+    again = thin_cells(take_cells(cells, rows), 1000, seed=3, total_B=total_B[rows])
+    assert all(map(np.array_equal, again, take_cells(thin, rows)))
+    assert not np.array_equal(thin.counts, thin_cells(cells, 1000, seed=4, total_B=total_B).counts)
+
+
+def test_counts_that_are_not_left_are_no_tokens() -> None:
+    cells = make_cells(50)
+    total_B = np.add.reduceat(cells.counts, cells.indptr[:-1])
+    thin = thin_cells(cells, 20, seed=0)
+    assert (thin.counts > 0).all()
+    assert len(thin.genes) < len(cells.genes)
+    assert thin.indptr[-1] == len(thin.counts) == len(thin.genes)
+    n_left = np.add.reduceat(thin.counts, thin.indptr[:-1])
+    assert n_left[total_B > 20].mean() == pytest.approx(20, abs=3)
+
+
+def test_what_are_no_counts_is_not_sampled_down() -> None:
+    cells = make_cells(5)
+    halves = cells._replace(counts=cells.counts / 2)
+    with pytest.raises(ValueError, match="no raw counts cannot be sampled down"):
+        thin_cells(halves, 20, seed=0)

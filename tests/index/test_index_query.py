@@ -38,7 +38,7 @@ from scgpt_core.runs import read_json
 from scgpt_core.tasks.datasets import prepare_dataset
 
 ONTOLOGY = Path(__file__).parents[2] / "resources/cell_ontology.tsv"
-EMBED = EmbedSettings(max_tokens=64, precision="float32", device="cpu")
+EMBED = EmbedSettings(max_tokens=64, max_counts=500, precision="float32", device="cpu")
 MAPPING = MappingSettings(neighbours=5, calibrate_across=None)
 
 
@@ -109,7 +109,7 @@ def test_every_cell_of_the_corpus_is_embedded_once(corpus_folder: Path, index_fo
     joinids = np.concatenate([batch[SOMA_JOINID].to_numpy() for batch in embeddings.obs()])
     np.testing.assert_array_equal(joinids, corpus.cells(slice(None)).cell_ids)
     assert embeddings.origin["corpora"] == {corpus.manifest["digest"]: embeddings.n_cells}
-    assert embeddings.origin["settings"] == {"max_tokens": 64, "seed": 3}
+    assert embeddings.origin["settings"] == {"max_tokens": 64, "max_counts": 500, "seed": 3}
     assert {"cell_type", "dataset_id", "donor_id", "disease"} <= set(embeddings.columns)
 
 

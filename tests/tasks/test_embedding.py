@@ -203,6 +203,23 @@ def test_logarithms_are_embedded_with_a_warning(
     assert "not whole numbers" in warnings[0].message
 
 
+def test_deep_cells_are_sampled_down_and_no_others(
+    cells: ad.AnnData, ckpt: Checkpoint, reference: NDArray[np.float32]
+) -> None:
+    shallow_N = np.asarray(cells.X.sum(axis=1)).ravel() <= 100
+    assert 0 < shallow_N.sum() < N_CELLS
+    sampled = embed(cells, ckpt, max_counts=100)
+    np.testing.assert_allclose(sampled[shallow_N], reference[shallow_N], atol=1e-5)
+    assert (np.abs(sampled - reference).max(axis=1)[~shallow_N] > 1e-3).all()
+    rows = np.flatnonzero(~shallow_N)[::-2]
+    again = embed(cells[rows], ckpt, max_counts=100, batch_size=3)
+    np.testing.assert_allclose(again, sampled[rows], atol=1e-5)
+    logged = cells.copy()
+    logged.X = logged.X.log1p()
+    with pytest.raises(ValueError, match="no raw counts cannot be sampled down"):
+        embed(logged, ckpt, max_counts=100)
+
+
 class KilledError(Exception):
     """Stands for SIGKILL between two chunks."""
 
