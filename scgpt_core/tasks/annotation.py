@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from scgpt_core.checkpoint import TRAINING, Checkpoint, load_checkpoint, save_checkpoint
 from scgpt_core.config import AnnotationSettings, ModelConfig
-from scgpt_core.data.cells import Cells, read_cells, take_cells
+from scgpt_core.data.cells import Cells, read_cells, take_cells, thin_cells
 from scgpt_core.data.collate import TokenSettings
 from scgpt_core.data.genes import match_var
 from scgpt_core.data.sources import NO_CLASS, ArraySource
@@ -56,6 +56,8 @@ class Prepared(NamedTuple):
     """Of the genes that are tokens."""
     genes: tuple[int, ...]
     """Token ids of these genes, ascending."""
+    max_counts: int | None
+    """To which deeper cells were sampled down."""
     split: Split
 
     def source(self, chosen_N: NDArray[np.bool_]) -> ArraySource:
@@ -65,9 +67,14 @@ class Prepared(NamedTuple):
 
 
 def prepare(
-    adata: ad.AnnData, vocab: Vocabulary, split: Split, settings: AnnotationSettings
+    adata: ad.AnnData, vocab: Vocabulary, split: Split, settings: AnnotationSettings, *, seed: int
 ) -> Prepared:
     """Choose genes that have a token, and that vary among the training cells.
+
+    Parameters
+    ----------
+    seed
+        Of the counts that are left of deep cells.
 
     Raises
     ------
@@ -81,9 +88,12 @@ def prepare(
         train = adata[split.train_N].copy()
         chosen_G = variable_genes(train, settings.n_genes, among=match.matched)
     token_ids = np.where(chosen_G, match.ids, -1)
-    return Prepared(
-        read_cells(adata, token_ids), tuple(np.sort(token_ids[chosen_G]).tolist()), split
-    )
+    cells, max_counts = read_cells(adata, token_ids), None
+    if settings.depth_quantile is not None:
+        total_N = np.asarray(adata.X.sum(axis=1)).ravel()
+        max_counts = max(1, int(np.quantile(total_N, settings.depth_quantile, method="higher")))
+        cells = thin_cells(cells, max_counts, seed=seed, total_B=total_N)
+    return Prepared(cells, tuple(np.sort(token_ids[chosen_G]).tolist()), max_counts, split)
 
 
 def make_model(
@@ -174,11 +184,11 @@ class _FineTuning:
         self.adata, self.job, self.settings = adata, job, settings
         self.model: ScGPT | None = None
         self.kept: dict[str, Any] = {}
-        """Classes, token ids of the genes, steps and learning curve of the last fit."""
+        """Classes, token ids of the genes, depth, steps and learning curve of the last fit."""
 
     def __call__(self, split: Split, rows_M: NDArray[np.int64]) -> NDArray[np.float32]:
         job = self.job
-        prepared = prepare(self.adata, job.ckpt.vocab, split, self.settings)
+        prepared = prepare(self.adata, job.ckpt.vocab, split, self.settings, seed=job.seed)
         model = make_model(
             job.ckpt, len(split.classes), self.settings, init=job.init, seed=job.seed
         )
@@ -187,6 +197,7 @@ class _FineTuning:
         self.kept = {
             "classes": split.classes,
             "genes": prepared.genes,
+            "max_counts": prepared.max_counts,
             "fit": fitted.record,
             "curve": read_metrics(fitted.folder / METRICS),
         }
@@ -273,7 +284,8 @@ def annotate_cells(
     device
         See `load_checkpoint`.
     seed
-        Of the genes that are sampled where a cell has more than fit.
+        Of the genes that are sampled where a cell has more than fit, and of the counts where it
+        has more than the cells that the model learned from.
 
     Returns
     -------
@@ -293,6 +305,9 @@ def annotate_cells(
     known = AnnotationSettings.model_fields.keys() & training["settings"].keys()
     settings = AnnotationSettings.model_validate({k: training["settings"][k] for k in known})
     cells, _ = read_later(adata, ckpt.vocab, training["genes"], settings.min_matched)
+    if training.get("max_counts") is not None:
+        total_N = np.asarray(adata.X.sum(axis=1)).ravel()
+        cells = thin_cells(cells, training["max_counts"], seed=seed, total_B=total_N)
     probability_MC = temper(
         predict(ckpt.model, cells, settings, seed=seed), training["fits"][-1]["temperature"]
     )

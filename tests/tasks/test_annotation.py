@@ -110,6 +110,33 @@ def test_the_kept_model_gives_the_same_labels_to_cells_without_labels(
     np.testing.assert_allclose(again["confidence"], full.loc[again.index, "confidence"], atol=1e-5)
 
 
+def test_deep_cells_are_sampled_down_whether_learned_or_labelled(
+    dataset: Path, model_folder: Path, adata: ad.AnnData, tmp_path: Path
+) -> None:
+    labels = SETTINGS.labels.model_copy(update={"low_data_shares": ()})
+    settings = SETTINGS.model_copy(update={"depth_quantile": 0.25, "labels": labels})
+    table = run(dataset, model_folder, tmp_path, settings).set_index("cell")
+    total_N = np.asarray(adata.X.sum(axis=1)).ravel()
+    record = json.loads((tmp_path / "out/run.json").read_text())
+    assert (total_N < record["max_counts"]).mean() == pytest.approx(0.25, abs=0.01)
+    query = adata[adata.obs["batch"] == "10x_5p"]
+    again = annotate_cells(query, tmp_path / "out/model", device="cpu", seed=5)
+    np.testing.assert_allclose(again["confidence"], table.loc[again.index, "confidence"], atol=1e-5)
+    assert (table["label"] == table["predicted"]).mean() > 0.8
+
+    vocab = load_checkpoint(model_folder, "cpu").vocab
+    split = split_cells(adata, ["10x_5p"], heldout_share=0.1, label_share=1, seed=0)
+    every = adata.X[:, [name in vocab for name in adata.var_names]]
+    whole = settings.model_copy(update={"n_genes": None})
+    cells = annotation.prepare(adata, vocab, split, whole, seed=0).cells
+    left_N = np.add.reduceat(cells.counts, cells.indptr[:-1])
+    there_N = np.asarray(every.sum(axis=1)).ravel()
+    deep_N = total_N > record["max_counts"]
+    assert np.array_equal(left_N[~deep_N], there_N[~deep_N])
+    share_N = record["max_counts"] / total_N
+    assert left_N[deep_N].sum() == pytest.approx((there_N * share_N)[deep_N].sum(), rel=0.02)
+
+
 def test_a_query_may_lack_genes_and_have_others(
     finished: tuple[Path, pd.DataFrame], adata: ad.AnnData
 ) -> None:
@@ -171,7 +198,7 @@ def test_genes_are_chosen_without_looking_at_the_query(
 
     def genes(adata: ad.AnnData) -> tuple[int, ...]:
         split = split_cells(adata, ["10x_5p"], heldout_share=0.1, label_share=1, seed=0)
-        return annotation.prepare(adata, vocab, split, SETTINGS).genes
+        return annotation.prepare(adata, vocab, split, SETTINGS, seed=0).genes
 
     counts = adata.X.toarray()
     counts[adata.obs["batch"] == "10x_5p"] = 1
