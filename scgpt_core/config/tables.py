@@ -158,7 +158,9 @@ class ExpectedRow(Settings):
     """A row of datasets.tsv."""
     method: Name
     """The row of methods.tsv that it is to be compared with."""
-    metric: Literal["avg_bio", "avg_batch", "overall", "accuracy", "macro_f1"]
+    metric: Literal[
+        "avg_bio", "avg_batch", "overall", "accuracy", "macro_f1", "pearson", "pearson_delta"
+    ]
     value: float
     source: str
     """Where it was published."""

@@ -67,6 +67,7 @@ def test_the_whole_graph_runs(smoke_run: Path) -> None:
     ):
         html = (smoke_run / f"results/report/{report}.html").read_text()
         assert "<img" in html or report == "summary"
+        assert ("Beside published values" in html) == (report in methods)
     for file in ("model.safetensors", "config.json", "vocab.json", "training.json", "README.md"):
         assert (smoke_run / "results/models/smoke" / file).stat().st_size > 0
 
