@@ -134,20 +134,35 @@ def corpus_folder(partitions: list[Path], tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="session")
-def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a whole smoke run; its path has a space, as some shared file systems have.
+def smoke_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a smoke run without its report; the path has a space, as some file systems do.
 
-    `said.txt` in it is what Snakemake said. The processes of pytest-xdist share one run, and so do
-    several pytests that are told one SCGPT_SMOKE_RUN: who comes first makes it, the others wait.
+    The processes of pytest-xdist share one run, and so do several pytests that are told one
+    SCGPT_SMOKE_RUN: who comes first makes it, the others wait.
     """
     root = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         root = root.parent
     folder = Path(os.environ.get("SCGPT_SMOKE_RUN", root / "smoke run"))
+    _run_once(folder, "results", "--omit-from", "render_report")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def smoke_run(smoke_results: Path) -> Path:
+    """The folder of a whole smoke run; `said.txt` in it is what Snakemake said."""
+    _run_once(smoke_results, "report")
+    return smoke_results
+
+
+def _run_once(folder: Path, part: str, *arguments: str) -> None:
+    """Run a part of the smoke graph, unless it was run; adds what Snakemake says to `said.txt`."""
     with folder.with_name(f"{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "said.txt").exists():
-            done = snakemake(folder)
+        ended = folder / f"{part} ended"
+        if not ended.exists():
+            done = snakemake(folder, *arguments)
             assert_ran(done)
-            (folder / "said.txt").write_text(done.stdout + done.stderr)
-    return folder
+            with (folder / "said.txt").open("a") as said:
+                said.write(done.stdout + done.stderr)
+            ended.touch()

@@ -66,7 +66,7 @@ class Run:
         where = ["--profile", profile] if profile else ["--cores", "2"]
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         self.environment = os.environ | {"PATH": path, "OMP_NUM_THREADS": "1"} | environment
-        # Then 22, 32, ... seconds more: jobs take 6 to 12, 28 (to pretrain) and 60 (the report).
+        # Then 22, 32, ... seconds more: jobs take 6 to 12, 30 (to pretrain) and 60 (the report).
         self.environment.setdefault("SCGPT_SLURM_POLL", "12")
         with self.said.open("a") as said:
             self.process = subprocess.Popen(
