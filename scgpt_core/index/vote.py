@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
 
 FloatArray = NDArray[np.float64]
 _BINS = 10
@@ -113,6 +112,9 @@ def fit_calibration(
 
 
 def _fit(share_Q: FloatArray, right_Q: NDArray[np.bool_], k: int) -> tuple[float, float]:
+    # It takes a second, which jobs that only embed need not spend.
+    from sklearn.linear_model import LogisticRegression
+
     # Platt's targets, which stay off 0 and 1: each cell counts partly as right, partly as wrong.
     n_right, n_wrong = int(right_Q.sum()), int((~right_Q).sum())
     target_Q = np.where(right_Q, (n_right + 1) / (n_right + 2), 1 / (n_wrong + 2))

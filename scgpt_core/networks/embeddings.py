@@ -10,7 +10,6 @@ import anndata as ad
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
 from torch import Tensor
 
 from scgpt_core.batch import Batch
@@ -90,6 +89,8 @@ def coexpression_embeddings(logged: ad.AnnData, *, seed: int) -> FloatArray:
     Their cosines are those of co-expression, as far as the components explain it: the simple way
     to what a gene embedding says.
     """
+    from sklearn.decomposition import PCA  # takes a second, which most jobs need not spend
+
     x_NG = logged.X.toarray()
     x_NG /= x_NG.std(0).clip(_LEAST_DEVIATION)
     n_components = min(_COMPONENTS, min(x_NG.shape) - 1)

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.decomposition import TruncatedSVD
 
 from scgpt_core.checkpoint import Checkpoint
 from scgpt_core.config import PerturbationSettings
@@ -160,6 +159,8 @@ def _start_from_pathways(
 
     They are as long as the embeddings are on average, so that both count alike.
     """
+    from sklearn.decomposition import TruncatedSVD  # takes a second, which most jobs need not spend
+
     genes = [name for name, id_ in zip(data.genes, tokens.ids_G, strict=True) if id_ >= 0]
     ids = [int(id_) for id_ in tokens.ids_G if id_ >= 0]
     for gene, id_ in tokens.id_of.items():
