@@ -40,7 +40,7 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"waited too long until {what}"
         assert not OVER.is_set(), f"the tests were ended before {what}"
-        time.sleep(0.2)
+        time.sleep(0.5)  # a question to Slurm takes a processor from what is waited for
 
 
 class Run:
