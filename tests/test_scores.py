@@ -97,6 +97,15 @@ def test_summary_has_the_mean_over_seeds_and_its_interval() -> None:
     assert np.isnan(summary.loc[("one", "overall"), "low"])
 
 
+def test_the_interval_holds_95_per_cent_of_means() -> None:
+    values = np.random.default_rng(1).normal(0.5, 0.1, 400)
+    table = tidy({("pca", "", seed): value for seed, value in enumerate(values)})
+    pca = summarise_scores(table).set_index("metric").loc["overall"]
+    error = 1.96 * values.std() / 20  # of the mean of 400
+    assert pca["mean"] - pca["low"] == pytest.approx(error, rel=0.15)
+    assert pca["high"] - pca["mean"] == pytest.approx(error, rel=0.15)
+
+
 def test_main_table_puts_the_best_first() -> None:
     text = main_table(tidy({("pca", "", 0): 0.4, ("scgpt", "", 0): 0.71}), {"pca": "HVG + PCA"})
     lines = text.splitlines()
