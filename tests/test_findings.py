@@ -108,6 +108,8 @@ def test_cells_that_the_model_has_seen_are_told() -> None:
         "of the corpus's genes."
     )
     assert findings.say_overlap(overlap, []).startswith("The corpus has none")
+    with pytest.raises(ValueError, match=r"does not tell of new: .* delete it and run again"):
+        findings.say_overlap(overlap, ["a", "new"])
     overlap["a"]["divided_in_corpus"] = 1
     assert findings.say_overlap(overlap, ["a"]) == (
         "The corpus has none of the cells of a that could be compared. Nothing could be compared "

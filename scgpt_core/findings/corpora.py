@@ -57,7 +57,18 @@ def say_overlap(overlap: Mapping[str, Mapping[str, Any]], datasets: Collection[s
         What `check_dataset` tells, by the data set's name.
     datasets
         Which of them.
+
+    Raises
+    ------
+    ValueError
+        Where nothing is told of one.
     """
+    if untold := [name for name in datasets if name not in overlap]:
+        message = (
+            f"overlap.json does not tell of {', '.join(untold)}: it is of other data sets than the"
+            " config's; delete it and run again"
+        )
+        raise ValueError(message)
     asked = {name: overlap[name] for name in datasets}
     seen = [
         f"{found['shared']:,} of the {plural(found['cells'], 'cell')} of **{name}** "
