@@ -133,7 +133,7 @@ class _Embedder:
         self.max_counts = max_counts
         self.parts = parts
         self.tokens = TokenSettings.of_model(config, max_tokens=max_tokens)
-        self.identity = digest([ckpt.digest, asdict(self.tokens), seed, name])
+        self.identity = digest([ckpt.digest, asdict(self.tokens), seed, max_counts, name])
 
     def embed(self, blocks: Iterable[Cells], progress: "_Progress") -> Iterator[FloatArray]:
         emb_BD = np.empty((0, 0), np.float32)
@@ -156,12 +156,12 @@ class _Embedder:
 
     def _plan(self, blocks: Iterable[Cells]) -> Iterator[_Work]:
         for cells in blocks:
-            if self.max_counts is not None:
-                cells = thin_cells(cells, self.max_counts, seed=self.seed)
             n_cells, part = len(cells.cell_ids), self._part(cells)
             if part is not None and part.is_file():
                 yield _Work(n_cells, part=part)
                 continue
+            if self.max_counts is not None:
+                cells = thin_cells(cells, self.max_counts, seed=self.seed)
             pieces = self._pieces(cells)
             for i, rows in enumerate(pieces):
                 pin = self.device.type == "cuda"
