@@ -260,13 +260,17 @@ def test_published_values_stand_beside_ours() -> None:
         {"dataset": "pbmc", "method": name, "metric": "overall", "value": 0.846, "source": "paper"}
         for name in ("harmony", "scvi")
     ]
-    table = findings.compare_expected(
+    style = findings.compare_expected(
         summary, expected, methods={"harmony": "Harmony"}, metrics={"overall": "Overall"}
-    ).set_index("method")
+    )
+    table = style.data.set_index("method")
     assert table.loc["Harmony", "difference"] == pytest.approx(-0.046)
     assert table.loc["Harmony", "metric"] == "Overall"
     assert table["published"].tolist() == [0.846, 0.846]
     assert np.isnan(table.loc["scvi", "ours"])
+    html = style.to_html()
+    assert "-0.046" in html
+    assert "–" in html
 
 
 def test_gene_programs_are_told_beside_coexpression_and_chance() -> None:

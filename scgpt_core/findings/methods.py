@@ -1,12 +1,15 @@
 """What the report says of methods beside each other."""
 
 from collections.abc import Collection, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
 
 from scgpt_core.findings.words import TIE, plural
+
+if TYPE_CHECKING:
+    from pandas.io.formats.style import Styler
 
 _KINDS: Final = {
     "baseline": "a simple baseline",
@@ -117,8 +120,8 @@ def compare_expected(
     *,
     methods: Mapping[str, str],
     metrics: Mapping[str, str],
-) -> pd.DataFrame:
-    """Put published values beside those of the run.
+) -> "Styler":
+    """Put published values beside those of the run, as a table for a page.
 
     Parameters
     ----------
@@ -132,7 +135,7 @@ def compare_expected(
     Returns
     -------
     Columns data set, method, metric, published, ours, low and high (95 % interval), difference and
-    source; ours is missing where the method was not run.
+    source; ours is missing, a dash, where the method was not run.
     """
     keys = summary[["dataset", "method", "metric"]].itertuples(index=False, name=None)
     values = summary[["mean", "low", "high"]].itertuples(index=False, name=None)
@@ -155,7 +158,9 @@ def compare_expected(
                 "source": row["source"],
             }
         )
-    return pd.DataFrame(rows)
+    style = pd.DataFrame(rows).style.hide(axis="index").format(precision=3, na_rep="–")
+    style.set_caption("Ours are means over seeds, low and high their 95 % interval.")
+    return style.set_uuid("expected")  # else drawn: a page would have other bytes each time
 
 
 def _value(row: pd.Series) -> str:
