@@ -184,6 +184,17 @@ def test_batches_apart_have_the_worst_scores() -> None:
     assert metrics.asw_batch(cells) > 0.9
 
 
+def test_kbet_is_that_of_scib_metrics(adata: ad.AnnData, request: pytest.FixtureRequest) -> None:
+    """`scib_metrics.kbet` 0.5.10 (JAX: not in the lock), label by label, the mean over labels.
+
+    It was given the exact neighbours of the label's cells, each cell among its own, as many as
+    here: `NearestNeighbors(n_neighbors=k, algorithm="brute")` of scikit-learn.
+    """
+    theirs = {"unintegrated": 0.32524520654548755, "centred": 0.6534441139817396}
+    which = request.node.callspec.params["adata"]
+    assert metrics.kbet(cells_of(adata)) == pytest.approx(theirs[which], abs=1e-6)
+
+
 def test_kbet_of_chance_accepts_as_its_level_says() -> None:
     rng = np.random.default_rng(1)
     cells = Cells(
