@@ -6,6 +6,7 @@ from pathlib import Path
 from snakemake.settings.types import DeploymentMethod
 
 from scgpt_core.config import Architecture, leave_out_missing, load_config
+from scgpt_core.portable import pin_numerics
 from scgpt_core.runs import sha256
 from scgpt_core.slurm import cancel_left_jobs
 
@@ -20,6 +21,8 @@ for variable, folder in (("PYTHONPATH", ROOT), ("PATH", Path(sys.executable).par
 CFG, TABLES = load_config(config, ROOT)
 if DeploymentMethod.CONDA not in workflow.deployment_settings.deployment_method:
     CFG = leave_out_missing(CFG, TABLES)
+if CFG.portable_numerics:
+    pin_numerics()
 BENCHMARKS = CFG.benchmark.by_task
 
 

@@ -17,6 +17,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from scgpt_core.portable import is_pinned
+
 if TYPE_CHECKING:  # jobs that write no tables need no pandas
     import pandas as pd
 
@@ -139,6 +141,7 @@ def environment() -> dict[str, Any]:
         "commit": git_commit(),
         "machine": platform.machine(),
         "cores": os.cpu_count(),
+        "portable_numerics": is_pinned(),
     }
 
 

@@ -12,12 +12,14 @@ from scgpt_core.keys import SPECIAL_TOKENS
 from scgpt_core.model import ScGPT
 
 
-def save_tiny_model(folder: Path, genes: Iterable[str], *, n_layers: int = 1) -> Path:
+def save_tiny_model(
+    folder: Path, genes: Iterable[str], *, n_layers: int = 1, width: int = 16
+) -> Path:
     """Write the folder of a model that knows these genes, with weights of its own."""
     vocab = Vocabulary([*SPECIAL_TOKENS, *genes])
     torch.manual_seed(1)
     config = ModelConfig(
-        width=16, n_layers=n_layers, n_heads=2, ffn_width=16, dropout=0.0, n_bins=11,
+        width=width, n_layers=n_layers, n_heads=2, ffn_width=width, dropout=0.0, n_bins=11,
         n_tokens=vocab.n_tokens, pad_id=vocab.pad_id, cls_id=vocab.cls_id,
     )  # fmt: skip
     save_checkpoint(folder, ScGPT(config), vocab, training={})

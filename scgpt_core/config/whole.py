@@ -48,6 +48,9 @@ class Config(Settings):
 
     seed: int = 0
     """Of everything that is drawn."""
+    portable_numerics: bool = False
+    """The same numbers on every x86-64 processor with AVX2 (`scgpt_core.portable`); training takes
+    twice as long."""
     corpora: Path
     """Table of corpora, relative to the repository (or absolute)."""
     models: Path
