@@ -2,11 +2,11 @@
 
 import logging
 import os
-import platform
-from pathlib import Path
 from typing import Literal
 
 import torch
+
+from scgpt_core.runs import processor
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -92,9 +92,7 @@ def describe_device(device: torch.device) -> str:
     """Name of the GPU or CPU, as its maker calls it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    return processor()
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:

@@ -140,9 +140,18 @@ def environment() -> dict[str, Any]:
         "versions": versions,
         "commit": git_commit(),
         "machine": platform.machine(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "portable_numerics": is_pinned(),
     }
+
+
+def processor() -> str:
+    """Name of the CPU, as its maker calls it; its architecture, where the system tells no more."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 def git_commit() -> str:
