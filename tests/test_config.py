@@ -71,7 +71,7 @@ def test_a_corpus_can_have_thresholds_of_its_own(demo: dict[str, Any]) -> None:
             {"benchmark": {"integration": ["cellmix"], "methods": ["knn_pca"]}},
             (
                 "benchmark.integration: benchmark.methods has no method for cellmix. Methods of "
-                "this task: bbknn, harmony,"
+                "this task: bbknn, few_genes_pca,"
             ),
         ),
         (
