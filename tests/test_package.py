@@ -25,7 +25,9 @@ DISTRIBUTIONS = {
 OPTIONAL = {"huggingface_hub"}
 """Modules that are done without where they are missing; a test of checkpoints does."""
 ROOMS = {
-    "": ["config", "data.identity", "data.order", "data.vocab", "keys", "portable", "runs", "slurm"],
+    "": [
+        "config", "data.identity", "data.order", "data.vocab", "keys", "portable", "runs", "slurm",
+    ],
     "train": ["batch", "checkpoint", "data.loader", "device", "model", "published", "train"],
     "tasks": [
         "cell_cycle", "findings", "imputation_metrics", "index", "label_metrics", "metrics",
