@@ -5,7 +5,6 @@ the medians of their rates are compared.
 """
 
 import os
-import platform
 import statistics
 import sys
 import time
@@ -13,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from scgpt_core.runs import git_commit, write_json
+from scgpt_core.runs import git_commit, processor, write_json
 
 RUNS = 5
 
@@ -86,7 +85,7 @@ def report(
         "baseline": medians[baseline],
         "ratio": ratios[ours],
         "runs": {contender: list(figures) for contender, figures in runs.items()},
-        "device": device or processor(),
+        "device": device or f"{processor()}, {os.cpu_count()} cores",
         "commit": git_commit(),
         **(notes or {}),
     }
@@ -102,18 +101,3 @@ def report(
     lines += [f"  {key}: {value}" for key, value in (notes or {}).items()]
     sys.stdout.write("\n".join(lines) + "\n")
     return record
-
-
-def processor() -> str:
-    """Name of this machine's processor, and its cores."""
-    names = [
-        line.split(":", 1)[1].strip()
-        for line in _read("/proc/cpuinfo").splitlines()
-        if line.startswith("model name")
-    ]
-    name = names[0] if names else platform.processor() or platform.machine()
-    return f"{name}, {os.cpu_count()} cores"
-
-
-def _read(path: str) -> str:
-    return Path(path).read_text() if Path(path).exists() else ""
