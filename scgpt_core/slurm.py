@@ -12,6 +12,8 @@ from pathlib import Path
 
 _JOBS = "scgpt_"
 """What the names of our jobs start with, as profiles/slurm says."""
+_LOCKS = ".snakemake/locks/*.output.lock"
+"""One of each Snakemake that runs in a directory, our own among them."""
 _GRACE_SECONDS = 120
 
 logger = logging.getLogger(__name__)
@@ -53,10 +55,19 @@ def requeue() -> None:
 def cancel_left_jobs(folder: Path) -> None:
     """Cancel the jobs of a Snakemake that was killed in this working directory, and wait for it.
 
-    They would go on beside the ones that are submitted for the same work. Only the Snakemake that
-    holds the lock of the directory may call this.
+    They would go on beside the ones that are submitted for the same work. A Snakemake that has other
+    outputs may run in the directory at the same time (its locks are of files): then nothing is
+    cancelled, for jobs do not tell whose they are.
     """
     if shutil.which("squeue") is None:
+        return
+    if len(list(folder.glob(_LOCKS))) != 1:
+        if jobs := _find_jobs(folder):
+            logger.warning(
+                "another Snakemake runs in %s, or was killed: Slurm jobs %s are left alone. Where it "
+                "was killed, cancel them with scancel, and run snakemake --unlock",
+                folder, " ".join(jobs),
+            )  # fmt: skip
         return
     deadline = time.monotonic() + _GRACE_SECONDS
     while jobs := _find_jobs(folder):
@@ -69,9 +80,14 @@ def cancel_left_jobs(folder: Path) -> None:
 
 
 def _find_jobs(folder: Path) -> list[str]:
+    """Give the ids of our jobs in this directory, but for the one that this process is in."""
     said = _ask("squeue", "--noheader", "--me", "--format=%i|%j|%Z") or ""
     jobs = [line.split("|", 2) for line in said.splitlines()]
-    return [i for i, name, where in jobs if name.startswith(_JOBS) and Path(where) == folder]
+    own = os.environ.get("SLURM_JOB_ID")
+    return [
+        i for i, name, where in jobs
+        if name.startswith(_JOBS) and Path(where) == folder and i != own
+    ]  # fmt: skip
 
 
 def _ask(*command: str) -> str | None:
