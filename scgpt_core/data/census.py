@@ -231,10 +231,11 @@ def _write_cells(
     schema = pa.schema([*fields, (PARTITION, pa.int32())], metadata=dict(origin))
     with whole(output) as temporary, pq.ParquetWriter(temporary, schema) as writer:
         for table in tables:
+            if not len(table):  # so ends what takes more than one buffer of TileDB
+                continue
             joinids = table[SOMA_JOINID].to_numpy()
             assert (np.diff(joinids, prepend=last) > 0).all(), "the Census gave cells out of order"
-            if len(joinids):
-                last = int(joinids[-1])
+            last = int(joinids[-1])
             partition = (n_cells + np.arange(len(joinids))) // partition_cells
             columns = [table[name].cast(type_) for name, type_ in fields]
             cells = pa.table([*columns, partition.astype(np.int32)], schema=schema)
