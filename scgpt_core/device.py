@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 
+from scgpt_core.portable import is_pinned
 from scgpt_core.runs import processor
 
 DeviceName = Literal["auto", "cpu", "cuda"]
@@ -82,9 +83,11 @@ def resolve_embed_precision(
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 matrices in hardware."""
+    """Whether the device multiplies bfloat16 matrices in hardware, by the code that is pinned."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
+    if is_pinned():  # torch asks the processor, whatever code its libraries were told to take
+        return False
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 

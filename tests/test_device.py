@@ -14,6 +14,7 @@ from scgpt_core.device import (
     resolve_embed_precision,
     resolve_precision,
 )
+from scgpt_core.portable import PINNED
 
 CPU = torch.device("cpu")
 
@@ -46,6 +47,16 @@ def test_a_cpu_multiplies_bfloat16_by_itself_only_to_embed_with_wide_models(
     assert resolve_embed_precision(CPU, "float32", width=512) == torch.float32
     wide = resolve_embed_precision(CPU, "auto", width=512)
     assert wide == (torch.bfloat16 if in_hardware else torch.float32)
+
+
+def test_portable_numerics_are_not_of_the_processors_own_bfloat16(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    assert resolve_embed_precision(CPU, "auto", width=512) == torch.bfloat16
+    for name, value in PINNED.items():
+        monkeypatch.setenv(name, value)
+    assert resolve_embed_precision(CPU, "auto", width=512) == torch.float32
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
