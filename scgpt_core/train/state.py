@@ -139,7 +139,9 @@ class Checkpoints:
         if final.exists():  # damaged, or it would have been resumed from
             shutil.rmtree(final)
         partial.rename(final)
-        for step in self._steps()[: -self._keep]:
+        # Later ones are damaged, or this run would have gone on from them.
+        earlier = [step for step in self._steps() if step <= progress["step"]]
+        for step in set(self._steps()) - set(earlier[-self._keep :]):
             shutil.rmtree(self._path(step))
         logger.info("checkpoint %s written in %.1f s", final, time.perf_counter() - start)
 

@@ -95,6 +95,19 @@ def test_a_damaged_checkpoint_is_passed_over_and_said(
     assert saved.restore() == 2
 
 
+def test_a_damaged_checkpoint_does_not_outlive_the_earlier_ones_that_are_written_after_it(
+    tmp_path: Path, saved: Saved
+) -> None:
+    for step in (80, 100):
+        saved.save(step)
+    (tmp_path / "step_00000100/__0_0.distcp").write_bytes(b"")
+    assert saved.restore() == 80
+    for step in (82, 84):
+        saved.save(step)
+    assert names(tmp_path) == ["step_00000082", "step_00000084"]
+    assert saved.restore() == 84
+
+
 def test_a_full_disk_keeps_what_there_was_and_is_said(
     tmp_path: Path, saved: Saved, caplog: pytest.LogCaptureFixture
 ) -> None:
