@@ -5,6 +5,7 @@ needs for a forward and a backward pass over real tokens. Padding, recomputation
 only looked up do not count.
 """
 
+import re
 import time
 
 import torch
@@ -13,10 +14,10 @@ from torch import Tensor, nn
 from scgpt_core.model import ScGPT
 
 _PEAK_TFLOPS = {
-    "H200": 989.0, "H100 PCIe": 756.0, "H100": 989.0, "B200": 2250.0, "L40S": 362.0,
-    "A100": 312.0, "L4": 121.0, "A10": 125.0,
+    "H200": 989.0, "H100 PCIe": 756.0, "H100 NVL": 835.0, "H100": 989.0, "B200": 2250.0,
+    "L40S": 362.0, "A100": 312.0, "L4": 121.0, "A10": 125.0,
 }  # fmt: skip
-"""Dense bfloat16, by a part of the device's name, from the makers' data sheets."""
+"""Dense bfloat16, by words of the device's name, from the makers' data sheets."""
 
 
 class FlopsCounter:
@@ -49,9 +50,8 @@ def peak_flops(device: torch.device, precision: torch.dtype) -> float | None:
     the best of several products of 2048 x 2048 matrices.
     """
     if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-        known = [peak for part, peak in _PEAK_TFLOPS.items() if part in name]
-        return known[0] * 1e12 if known and precision == torch.bfloat16 else None
+        peak = _peak_of(torch.cuda.get_device_name(device))
+        return peak if precision == torch.bfloat16 else None
     n = 2048
     a = torch.ones(n, n, dtype=precision)
     seconds = []
@@ -60,3 +60,9 @@ def peak_flops(device: torch.device, precision: torch.dtype) -> float | None:
         a @ a
         seconds.append(time.perf_counter() - start)
     return 2 * n**3 / min(seconds)
+
+
+def _peak_of(name: str) -> float | None:
+    """Bfloat16 FLOPs a second of a GPU by its name: A10G is no A10."""
+    known = (tflops for words, tflops in _PEAK_TFLOPS.items() if re.search(rf"\b{words}\b", name))
+    return next((tflops * 1e12 for tflops in known), None)

@@ -1,7 +1,8 @@
 """How many cells fit into one forward and backward pass."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -10,7 +11,7 @@ from scgpt_core.config import ModelConfig, TrainerSettings
 from scgpt_core.device import autocast, resolve_precision
 from scgpt_core.model import ScGPT
 from scgpt_core.train.objectives import Objective
-from scgpt_core.train.parallel import World
+from scgpt_core.train.parallel import World, recompute_layers
 
 _CELLS_ON_CPU = 32
 """Enough to fill the cores, few enough to stay in their caches for a while."""
@@ -24,7 +25,7 @@ def resolve_micro_batch(
     """Cells of a micro-batch: as set, or 32 on a CPU, or as many as a GPU holds at full length.
 
     Never more than this process's part of a global batch. On a GPU one step is tried with this
-    model, undivided, while the memory of its optimiser state is taken; weights stay as they are.
+    model, undivided, while the memory of its optimiser state is taken; the model stays as it is.
     """
     part = -(-settings.batch_cells // world.size)
     if settings.micro_batch_cells is not None:
@@ -43,9 +44,25 @@ def resolve_micro_batch(
             model.zero_grad()
             del moments
 
-    cells = world.agree(halve_until_it_fits(attempt, part))
+    with _as_in_training(model, settings):
+        cells = world.agree(halve_until_it_fits(attempt, part))
     logger.info("micro-batches of %d cells (of %d a process and step) fit into memory", cells, part)
     return cells
+
+
+@contextmanager
+def _as_in_training(model: ScGPT, settings: TrainerSettings) -> Iterator[None]:
+    """Recompute layers where training will; in the end the model is what it was, statistics too."""
+    layers, buffers = list(model.layers), [buffer.clone() for buffer in model.buffers()]
+    if settings.activation_checkpointing:
+        recompute_layers(model)
+    try:
+        yield
+    finally:
+        for i, layer in enumerate(layers):
+            model.layers[i] = layer
+        for buffer, before in zip(model.buffers(), buffers, strict=True):
+            buffer.copy_(before)
 
 
 def halve_until_it_fits(attempt: Callable[[int], None], n_cells: int) -> int:

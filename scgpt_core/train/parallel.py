@@ -125,8 +125,7 @@ def parallelize(model: ScGPT, settings: TrainerSettings, world: World) -> nn.Mod
     """
     layers = model.layers
     if settings.activation_checkpointing:
-        for i, layer in enumerate(layers):
-            layers[i] = checkpoint_wrapper(layer)
+        recompute_layers(model)
     if settings.compile:
         for layer in layers:
             layer.compile(fullgraph=True)
@@ -138,6 +137,12 @@ def parallelize(model: ScGPT, settings: TrainerSettings, world: World) -> nn.Mod
     for module in (*layers, model):
         fully_shard(module, mesh=mesh)
     return model
+
+
+def recompute_layers(model: ScGPT) -> None:
+    """Let each layer compute its activations again in the backward pass: none are kept."""
+    for i, layer in enumerate(model.layers):
+        model.layers[i] = checkpoint_wrapper(layer)
 
 
 def _mesh(world: World) -> DeviceMesh:

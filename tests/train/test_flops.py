@@ -3,12 +3,13 @@
 import pytest
 import tiny
 import torch
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointWrapper
 from torch.utils.flop_counter import FlopCounterMode
 
 from scgpt_core.batch import Batch
 from scgpt_core.config import TrainerSettings
-from scgpt_core.train.flops import FlopsCounter, peak_flops
-from scgpt_core.train.memory import halve_until_it_fits, resolve_micro_batch
+from scgpt_core.train.flops import FlopsCounter, _peak_of, peak_flops
+from scgpt_core.train.memory import _as_in_training, halve_until_it_fits, resolve_micro_batch
 from scgpt_core.train.objectives import Pretraining
 from scgpt_core.train.parallel import World
 
@@ -39,6 +40,38 @@ def test_the_peak_of_this_cpu_is_measured() -> None:
     peak = peak_flops(torch.device("cpu"), torch.float32)
     assert peak is not None
     assert 1e8 < peak < 1e14
+
+
+@pytest.mark.parametrize(
+    ("name", "tflops"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA H100 NVL", 835),
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA A10", 125),
+        ("NVIDIA A10G", None),
+        ("NVIDIA L40", None),
+        ("NVIDIA RTX A1000", None),
+    ],
+)
+def test_a_gpu_has_the_peak_of_its_own_name(name: str, tflops: float | None) -> None:
+    assert _peak_of(name) == (tflops and tflops * 1e12)
+
+
+def test_the_search_for_a_micro_batch_recomputes_as_training_and_leaves_the_model_alone() -> None:
+    model = tiny.make_model(n_batches=2, batch_norm="domain")
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    layers, settings = list(model.layers), TrainerSettings(activation_checkpointing=True)
+    batch = tiny.make_batch()._replace(batch_B=torch.arange(8) % 2)
+    with _as_in_training(model, settings):
+        assert all(isinstance(layer, CheckpointWrapper) for layer in model.layers)
+        model(batch, heads={"gep"})
+        changed = [n for n, b in model.named_buffers() if not torch.equal(b, before[n])]
+    assert changed
+    assert list(model.layers) == layers
+    for name, buffer in model.named_buffers():
+        assert torch.equal(buffer, before[name])
 
 
 @pytest.mark.parametrize(("room", "expected"), [(100, 24), (12, 12), (11, 6), (1, 1)])
