@@ -259,7 +259,7 @@ def _baselines(
     settings: PretrainSettings,
 ) -> dict[str, Errors]:
     """Errors of the simple predictors by their name and split, computed once in a run's life."""
-    path = folder / "baselines.json"
+    path = folder / f"baselines_{settings.evaluate_cells}.json"
     if not path.exists():
         cells = _sample(corpus, tokens, _BASELINE_CELLS, seed=_BASELINE_SEED)
         mean = GeneMean.fit(cells, corpus.vocab.n_tokens)

@@ -160,6 +160,9 @@ class Trainer:
         with StopSignals() as signals, contextlib.closing(self._open_journal()) as journal:
             steps = iter(self.loader)
             self.model.train()
+            if self._is_over and self._evaluate is not None and self._patience is None:
+                # The cells that are evaluated may be others than when it ended.
+                self._judge(journal, self._evaluate)
             while not self._is_over and not stopped:
                 start = time.monotonic()
                 self.step(next(steps))
@@ -234,7 +237,7 @@ class Trainer:
         self.totals.tokens += int(tokens)
         self.totals.flops += flops * self.objective.passes(progress)
         return [
-            {name: size[name] / max(n, 1.0) for name, n in zip(names, elements, strict=True)}
+            {name: size[name] / n if n else 0.0 for name, n in zip(names, elements, strict=True)}
             for size in sizes
         ]
 

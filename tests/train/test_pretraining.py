@@ -91,6 +91,19 @@ def test_a_run_that_is_stopped_writes_no_model_and_then_goes_on(
     assert found == expected
 
 
+def test_other_cells_are_evaluated_also_where_training_is_over(
+    corpus_folder: Path, tmp_path: Path
+) -> None:
+    """The model and the simple predictors on the cells that are asked for, not on earlier ones."""
+    state, reports = tmp_path / "state", {}
+    for name, folder in (("again", state), ("again", state), ("fresh", tmp_path / "other")):
+        settings = make_settings(evaluate_cells=64 if reports or name == "fresh" else 32)
+        assert pretrain(corpus_folder, tmp_path / name, settings, seed=0, state_folder=folder)
+        reports[name] = read_json(tmp_path / name / "training.json")
+    for key in ("errors", "baselines"):
+        assert reports["again"][key] == reports["fresh"][key]
+
+
 def test_shards_are_hashed_once_by_the_processes_of_a_machine(
     corpus_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
