@@ -284,6 +284,6 @@ def _evaluate(
         for name, term in objective(model, batch.to(world.device), 1.0).items():
             sums[name] += term.item() * sizes[name]
             numbers[name] += sizes[name]
-    means = {name: sums[name] / max(numbers[name], 1.0) for name in sums}
+    means = {name: sums[name] / numbers[name] if numbers[name] else 0.0 for name in sums}
     loss = sum(mean for name, mean in means.items() if name not in ("ecs", "dar"))
     return {HELDOUT: {"loss": loss, **means}}

@@ -138,6 +138,15 @@ def test_micro_batches_weighed_by_their_sizes_give_the_global_gradient(
         )
 
 
+def test_a_step_of_cells_of_little_weight_counts_as_any_other(tmp_path: Path) -> None:
+    """Where a type is frequent, its weights may add up to less than one cell."""
+    trainer = tiny.make_trainer(tmp_path, steps=1, model=tiny.make_model(n_classes=2))
+    trainer.objective = Classification(torch.tensor([0.05, 1.0]))
+    batch = tiny.make_batch(9)._replace(label_B=torch.zeros(9, dtype=torch.int64))
+    shares = trainer._count(split(batch, 3), 0.0)
+    assert sum(share["cls"] for share in shares) == pytest.approx(1)
+
+
 def test_integration_has_the_terms_of_the_published_step() -> None:
     settings = read_json(GOLDEN / "integration/config.json")
     weights = {
