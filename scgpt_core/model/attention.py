@@ -20,6 +20,8 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 Backend = Literal["plain", "sdpa", "flex", "flash"]
 BackendName = Literal["auto", "plain", "sdpa", "flex", "flash"]
 
+_FLEX_HEAD_WIDTH = 16
+"""Of a head, at least, in the GPU kernels of flex attention."""
 _BLOCK = 128
 """Tokens in a block of flex attention's sparse mask."""
 _EXTRA = 8
@@ -44,9 +46,16 @@ class Mask(NamedTuple):
 
 
 def choose_backend(
-    wanted: BackendName, device: torch.device, *, generative: bool, dropout: float
+    wanted: BackendName,
+    device: torch.device,
+    *,
+    generative: bool,
+    dropout: float,
+    head_width: int,
 ) -> Backend:
-    """Backend to use; "auto": flex for the generative mask on GPUs without dropout, else SDPA.
+    """Backend to use; "auto": flex for the generative mask on GPUs where it can, else SDPA.
+
+    Flex attention drops no weights, and its GPU kernels need heads of 16 or more.
 
     Raises
     ------
@@ -54,8 +63,8 @@ def choose_backend(
         Where the backend that was asked for cannot do it: never a silent substitute.
     """
     if wanted == "auto":
-        flex_fits = generative and device.type == "cuda" and dropout == 0
-        return "flex" if flex_fits else "sdpa"
+        flex_fits = device.type == "cuda" and dropout == 0 and head_width >= _FLEX_HEAD_WIDTH
+        return "flex" if generative and flex_fits else "sdpa"
     if wanted == "flash" and device.type != "cuda":
         message = f"attention: flash runs on GPUs only, and the model is on {device}: use sdpa"
         raise ValueError(message)
@@ -63,6 +72,12 @@ def choose_backend(
         message = (
             f"attention: flex cannot drop attention weights (dropout is {dropout}): use sdpa, or "
             "set dropout to 0"
+        )
+        raise ValueError(message)
+    if wanted == "flex" and device.type == "cuda" and head_width < _FLEX_HEAD_WIDTH:
+        message = (
+            f"attention: flex needs heads of {_FLEX_HEAD_WIDTH} or more on a GPU, and these are "
+            f"{head_width} wide: use sdpa, or fewer heads"
         )
         raise ValueError(message)
     return wanted

@@ -161,6 +161,7 @@ class ScGPT(nn.Module, HubModel):
             x_BLD.device,
             generative=batch.known_BL is not None,
             dropout=self.config.dropout if self.training else 0.0,
+            head_width=self.config.width // self.config.n_heads,
         )
         mask = make_mask(batch.padding_BL, batch.known_BL, backend)
         mapped = None if attention_layer is None else range(len(self.layers))[attention_layer]

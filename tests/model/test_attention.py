@@ -185,14 +185,23 @@ def test_gpu_backends_agree_with_plain(backend: str, known: Tensor | None) -> No
 
 
 def test_choice_of_backend() -> None:
-    def choose(wanted: str, device: str, dropout: float = 0.0) -> str:
-        return choose_backend(wanted, torch.device(device), generative=True, dropout=dropout)
+    def choose(wanted: str, device: str, dropout: float = 0.0, head_width: int = 64) -> str:
+        return choose_backend(
+            wanted,
+            torch.device(device),
+            generative=True,
+            dropout=dropout,
+            head_width=head_width,
+        )
 
     assert choose("auto", "cpu") == "sdpa"
     assert choose("auto", "cuda") == "flex"
     assert choose("auto", "cuda", 0.1) == "sdpa"
+    assert choose("auto", "cuda", head_width=8) == "sdpa"
     assert choose("plain", "cpu", 0.1) == "plain"
     with pytest.raises(ValueError, match="flash runs on GPUs only"):
         choose("flash", "cpu")
     with pytest.raises(ValueError, match=r"flex cannot drop attention weights \(dropout is 0.1\)"):
         choose("flex", "cuda", 0.1)
+    with pytest.raises(ValueError, match="flex needs heads of 16 or more on a GPU"):
+        choose("flex", "cuda", head_width=8)
