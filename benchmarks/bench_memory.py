@@ -66,9 +66,11 @@ def _watched(peaks: "Queue[float]", work: Callable[..., None], *args: Any) -> No
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    work(*args)
-    done.set()
-    watcher.join()
+    try:
+        work(*args)
+    finally:  # else the process would wait for its watcher for ever
+        done.set()
+        watcher.join()
     peaks.put(peak)
 
 

@@ -69,8 +69,8 @@ class PlainModel(nn.Module):
         x_BLD = gene_BLD + model.value_embedding(batch.values_BL)
         if prompt_BD is not None:
             x_BLD = torch.cat([prompt_BD[:, None], x_BLD[:, 1:]], dim=1)
-        length = x_BLD.shape[1]
-        visible_BLL = batch.known_BL[:, None, :] | torch.eye(length, dtype=torch.bool)
+        own_LL = torch.eye(x_BLD.shape[1], dtype=torch.bool, device=x_BLD.device)
+        visible_BLL = batch.known_BL[:, None, :] | own_LL
         blocked = (~visible_BLL).repeat_interleave(self.config.n_heads, dim=0)
         x_BLD = self.encoder(x_BLD, mask=blocked)
         gepc_BL = model.gepc_head(x_BLD[:, 0], gene_BLD).value_BL if "gepc" in heads else None

@@ -10,7 +10,6 @@ On a CPU attention keeps its scores for the backward pass: 8 cells of 1,200 gene
 import argparse
 import multiprocessing
 import tempfile
-import time
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 
 from benchmarks.bench_pretrain import SIZES
-from benchmarks.harness import report
+from benchmarks.harness import report, wall_time
 from benchmarks.real_cells import CLS_ID, N_TOKENS, PAD_ID, read_cells
 from scgpt_core.config import FineTuningTrainer, ModelConfig
 from scgpt_core.data.collate import TokenSettings
@@ -69,13 +68,13 @@ def fit(tune: str, size: str, n_genes: int, batch_cells: int, steps: int) -> dic
         )  # fmt: skip
         batches = iter(trainer.loader)
         trainer.step(next(batches))
-        start = time.perf_counter()
+        start = wall_time()
         for _ in range(steps):
             trainer.step(next(batches))
         is_gpu = world.device.type == "cuda"
         return {
             **restricted,
-            "cells_per_s": steps * batch_cells / (time.perf_counter() - start),
+            "cells_per_s": steps * batch_cells / (wall_time() - start),
             "peak_mb": torch.cuda.max_memory_allocated() / 1e6 if is_gpu else peak_memory_mb(),
             "device": describe_device(world.device),
         }
