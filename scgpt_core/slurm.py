@@ -55,17 +55,17 @@ def requeue() -> None:
 def cancel_left_jobs(folder: Path) -> None:
     """Cancel the jobs of a Snakemake that was killed in this working directory, and wait for it.
 
-    They would go on beside the ones that are submitted for the same work. A Snakemake that has other
-    outputs may run in the directory at the same time (its locks are of files): then nothing is
-    cancelled, for jobs do not tell whose they are.
+    They would go on beside the ones that are submitted for the same work. A Snakemake that has
+    other outputs may run in the directory at the same time (its locks are of files): then nothing
+    is cancelled, for jobs do not tell whose they are.
     """
     if shutil.which("squeue") is None:
         return
     if len(list(folder.glob(_LOCKS))) != 1:
         if jobs := _find_jobs(folder):
             logger.warning(
-                "another Snakemake runs in %s, or was killed: Slurm jobs %s are left alone. Where it "
-                "was killed, cancel them with scancel, and run snakemake --unlock",
+                "another Snakemake runs in %s, or was killed: Slurm jobs %s are left alone. Where "
+                "it was killed, cancel them with scancel, and run snakemake --unlock",
                 folder, " ".join(jobs),
             )  # fmt: skip
         return
