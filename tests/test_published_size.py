@@ -20,6 +20,18 @@ def published_size() -> Config:
     return load_config(config, ROOT)[0]
 
 
+def test_published_weights_are_fine_tuned_as_the_published_corpora(published_size: Config) -> None:
+    def within(part: dict[str, Any], whole: dict[str, Any], path: str = "") -> None:
+        for key, value in part.items():
+            if isinstance(value, dict):
+                within(value, whole[key], f"{path}{key}.")
+            else:
+                assert value == whole[key], f"{path}{key}"
+
+    published = yaml.safe_load((ROOT / "config/published.yaml").read_text())
+    within(published, published_size.model_dump(mode="json"))
+
+
 def test_all_that_runs_the_model_takes_a_gpu(published_size: Config) -> None:
     fitted = ("pretrain", "integration", "annotation", "multiomics", "perturbation")
     devices = {name: getattr(published_size, name).trainer.device for name in fitted}

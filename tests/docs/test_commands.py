@@ -83,17 +83,26 @@ def write_configs(folder: Path) -> None:
     for block in read_blocks("yaml"):
         named = re.match(r"# (\w+\.yaml)$", block.text.splitlines()[0])
         if named:
-            (folder / named[1]).write_text(block.text)
+            (folder / named[1]).write_text(block.text.replace("/path/to", str(folder)))
+
+
+def write_checkpoint(folder: Path) -> None:
+    """Write files of the names of a published checkpoint that a page tells the reader to have."""
+    folder.mkdir()
+    for name in ("args.json", "vocab.json", "best_model.pt"):
+        (folder / name).touch()
 
 
 def test_snakemake_plans_what_it_is_asked_for(tmp_path: Path) -> None:
     from snakemake.cli import get_argument_parser
 
     write_configs(tmp_path)
+    write_checkpoint(tmp_path / "scGPT_human")
     parser = get_argument_parser()
     asked: dict[tuple[str, ...], set[str]] = {}  # targets by options: each plan takes a second
     for _, words in of_tool(_SNAKEMAKE):
         words = [str(tmp_path / word) if (tmp_path / word).is_file() else word for word in words]
+        words = [word.replace("/path/to", str(tmp_path)) for word in words]
         args = parser.parse_args(words)
         if "--sdm" in words:  # conda would have to be there
             continue
