@@ -161,6 +161,20 @@ def test_a_query_writes_sorted_cells_their_partitions_and_origin(cells_parquet: 
     assert (origin["organism"], origin["obs_value_filter"]) == ("homo_sapiens", ALL)
 
 
+def test_cells_that_take_more_than_one_buffer_are_all_found(
+    cells_parquet: Path, local_census: Path, tmp_path: Path
+) -> None:
+    small = {"soma.init_buffer_bytes": 64 * 8}  # as a hosted Census has more cells than a buffer
+    cells = query(tmp_path / "cells.parquet", local_census, tiledb=small)
+    found = pq.ParquetFile(cells)
+    groups = [found.metadata.row_group(i).num_rows for i in range(found.num_row_groups)]
+    assert len(groups) > 3
+    assert min(groups) > 0
+    assert found.read().equals(pq.read_table(cells_parquet))
+    assert count_partitions(cells) == 3
+    assert read_origin(cells) == read_origin(cells_parquet)
+
+
 def test_equal_cells_have_equal_digests(local_census: Path, tmp_path: Path) -> None:
     def find(**changed) -> str:
         return read_origin(query(tmp_path / "cells.parquet", local_census, **changed))["digest"]
