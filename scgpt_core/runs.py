@@ -11,10 +11,12 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 from scgpt_core.portable import is_pinned
@@ -37,12 +39,15 @@ def start_logging(log: str | Path | None = None) -> None:
     """Send log records to stderr and, where a path is given, to that file too.
 
     Stderr is for the person who watches `make demo`; the file is what Snakemake keeps. Its last
-    line tells what the process took.
+    line tells what the process took, and the error that ends the process, if one does, stands
+    above it.
     """
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if log is not None:
         Path(log).parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(log, mode="w"))
+        file = logging.FileHandler(log, mode="w")
+        handlers.append(file)
+        sys.excepthook = partial(_log_error, file, sys.excepthook)
         atexit.register(_log_cost, time.perf_counter())
     logging.basicConfig(
         level=logging.INFO,
@@ -54,6 +59,21 @@ def start_logging(log: str | Path | None = None) -> None:
     logging.captureWarnings(capture=True)
     for chatty in ("matplotlib", "numba", "fsspec", "papermill", "traitlets", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def _log_error(
+    file: logging.Handler,
+    tell: Callable[[type[BaseException], BaseException, TracebackType | None], object],
+    kind: type[BaseException],
+    error: BaseException,
+    traceback: TracebackType | None,
+) -> None:
+    """Write an error that nobody caught to the log's file, then `tell` it as before: to stderr."""
+    record = logger.makeRecord(
+        logger.name, logging.CRITICAL, __file__, 0, "failed:", (), (kind, error, traceback)
+    )
+    file.handle(record)
+    tell(kind, error, traceback)
 
 
 def _log_cost(start: float) -> None:
