@@ -11,16 +11,27 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 from scgpt_core.config.base import Name, Settings, Task
 
 
+def _words(text: str) -> list[str]:
+    """Words of a table's cell, which blanks separate but between double quotes.
+
+    An apostrophe or a backslash is a character of a name: ``10x_3' "10x 3' v2"`` are two.
+    """
+    words = shlex.shlex(text, posix=True)
+    words.whitespace_split = True
+    words.quotes, words.escape, words.commenters = '"', "", ""
+    return list(words)
+
+
 def _split(names: object) -> object:
-    """Names of a table's cell, which blanks separate; one that has blanks itself is quoted."""
-    return tuple(shlex.split(names)) if isinstance(names, str) else names
+    """Names of a table's cell."""
+    return tuple(_words(names)) if isinstance(names, str) else names
 
 
 def _split_pairs(pairs: object) -> object:
-    """Pairs `NAME=VALUE` of a table's cell, which blanks separate."""
+    """Pairs `NAME=VALUE` of a table's cell."""
     if not isinstance(pairs, str):
         return pairs
-    split = [pair.partition("=") for pair in shlex.split(pairs)]
+    split = [pair.partition("=") for pair in _words(pairs)]
     return {name: value for name, _, value in split}
 
 
@@ -200,6 +211,9 @@ def read_table(path: Path, row: type[Row]) -> dict[str, Row]:
 def read_rows(path: Path, row: type[Row]) -> list[tuple[int, Row]]:
     """Rows of a tab-separated table with the numbers of their lines; empty cells are left out.
 
+    Quotes are characters of a cell, as filters and names with blanks have them. But a cell that a
+    spreadsheet or pandas has put between quotes, with its own quotes doubled, is as it was before.
+
     Raises
     ------
     ValueError
@@ -209,12 +223,14 @@ def read_rows(path: Path, row: type[Row]) -> list[tuple[int, Row]]:
         message = f"table {path} does not exist: put it there, or correct the path that names it"
         raise ValueError(message)
     rows = []
-    with path.open(newline="") as file:
-        for line, record in enumerate(csv.DictReader(file, delimiter="\t"), start=2):
+    with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets write a mark first
+        reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        for record in reader:
+            line = reader.line_num
             if None in record or None in record.values():
                 message = f"{path}, line {line}: not as many columns as the header has"
                 raise ValueError(message)
-            filled = {key: value for key, value in record.items() if value}
+            filled = {key: _unquote(value) for key, value in record.items() if value}
             try:
                 parsed = row.model_validate(filled)
             except ValidationError as error:
@@ -222,6 +238,12 @@ def read_rows(path: Path, row: type[Row]) -> list[tuple[int, Row]]:
                 raise ValueError(message) from None
             rows.append((line, parsed))
     return rows
+
+
+def _unquote(cell: str) -> str:
+    inner = cell[1:-1]
+    written = cell[0] == cell[-1] == '"' and '""' in inner and '"' not in inner.replace('""', "")
+    return inner.replace('""', '"') if written else cell
 
 
 def explain(error: ValidationError) -> str:
