@@ -51,6 +51,24 @@ def test_a_corpus_can_have_thresholds_of_its_own(demo: dict[str, Any]) -> None:
         ({"pretrain": {"larning_rate": 1}}, "pretrain.larning_rate: no such key (found 1)"),
         ({"pretrain": {"trainer": {"batch_cells": "many"}}}, "pretrain.trainer.batch_cells: "),
         ({"qc": {"max_mito_share": 1.5}}, "qc.max_mito_share: "),
+        (
+            {"pretrian": {"trainer": {"steps": 1}}},
+            (
+                "config: pretrian: no such key (found the keys trainer). Perhaps pretrain? "
+                "Allowed: seed, portable_numerics, corpora, "
+            ),
+        ),
+        (
+            {"networks": {"datasets": {"kang": {"perturbd": "stim"}}}},
+            (
+                "networks.datasets.kang.perturbd: no such key (found 'stim'). Perhaps perturbed? "
+                "Allowed: labels, "
+            ),
+        ),
+        (
+            {"embed": {"colour": 1}},
+            "embed.colour: no such key (found 1). Allowed: max_tokens, ",
+        ),
         ({"qc_by_corpus": {"demo": {"min_gens": 3}}}, "qc_by_corpus.demo.min_gens: no such key"),
         ({"qc_by_corpus": {"moon": {}}}, "qc_by_corpus: moon is in no row of its table"),
         ({"pretrain": {"architecture": {"width": 30, "n_heads": 4}}}, "not a multiple of n_heads"),

@@ -1,10 +1,11 @@
 """Rows of the tables beside `config/config.yaml`, and how these are read."""
 
 import csv
+import difflib
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
@@ -234,7 +235,7 @@ def read_rows(path: Path, row: type[Row]) -> list[tuple[int, Row]]:
             try:
                 parsed = row.model_validate(filled)
             except ValidationError as error:
-                message = f"{path}, line {line}: {explain(error)}"
+                message = f"{path}, line {line}: {explain(error, row)}"
                 raise ValueError(message) from None
             rows.append((line, parsed))
     return rows
@@ -246,12 +247,29 @@ def _unquote(cell: str) -> str:
     return inner.replace('""', '"') if written else cell
 
 
-def explain(error: ValidationError) -> str:
-    """One line of what is wrong: path of each key, what is due, what was found."""
+def explain(error: ValidationError, settings: type[Settings]) -> str:
+    """One line of what is wrong with settings: path of each key, what is due, what was found."""
     lines = []
     for problem in error.errors():
-        path = ".".join(map(str, problem["loc"]))
-        found = "" if problem["type"] == "missing" else f" (found {problem['input']!r})"
-        said = "no such key" if problem["type"] == "extra_forbidden" else problem["msg"]
-        lines.append(f"{path}: {said}{found}")
+        said, found, allowed = problem["msg"], "", ""
+        if problem["type"] != "missing":
+            value = problem["input"]
+            of_section = isinstance(value, Mapping)
+            shown = f"the keys {', '.join(map(str, value))}" if of_section else repr(value)
+            found = f" (found {shown})"
+        if problem["type"] == "extra_forbidden":
+            *above, key = problem["loc"]
+            keys = _keys_at(settings, above)
+            nearest = difflib.get_close_matches(str(key), keys, n=1)
+            perhaps = f" Perhaps {nearest[0]}?" if nearest else ""
+            said, allowed = "no such key", f".{perhaps} Allowed: {', '.join(keys)}"
+        lines.append(f"{'.'.join(map(str, problem['loc']))}: {said}{found}{allowed}")
     return "; ".join(lines)
+
+
+def _keys_at(section: Any, path: Iterable[str | int]) -> list[str]:
+    """Keys of the section that a path leads to, through sections and mappings of them."""
+    for key in path:
+        fields = getattr(section, "model_fields", None)
+        section = fields[key].annotation if fields else get_args(section)[1]
+    return list(section.model_fields)
