@@ -65,7 +65,8 @@ class SourceRow(Settings):
     """
 
     dataset_id: Name
-    """Of the data set in the Census; rows of one data set may be several."""
+    """Of the data set in the Census; a study of one file a sample has a row for each of them, with
+    the same title and citation."""
     path: str
     """h5ad with raw counts, relative to the repository or absolute."""
     layer: str | None = None
