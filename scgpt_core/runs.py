@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import platform
+import re
 import resource
 import shutil
 import subprocess
@@ -85,13 +86,14 @@ def _log_cost(start: float) -> None:
 def whole(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` and rename it to `path` when the block ends well.
 
-    A block that raises, or a process that is killed, leaves `path` as it was. Works for files and
-    for folders (a folder that was there is replaced).
+    A block that raises, or a process that is killed, leaves `path` as it was; what a killed one
+    left beside it goes when `path` is next written. Works for files and for folders (a folder that
+    was there is replaced).
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path)
     temporary = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
-    _remove(temporary)
     try:
         yield temporary
         if temporary.is_file():
@@ -102,6 +104,26 @@ def whole(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         _remove(temporary)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove temporary files of `path`, but for those of other processes that still run here."""
+    name = re.compile(rf"\.{re.escape(path.stem)}\.partial-(\d+){re.escape(path.suffix)}")
+    for beside in path.parent.iterdir():
+        found = name.fullmatch(beside.name)
+        if found and (int(found[1]) == os.getpid() or not _runs(int(found[1]))):
+            _remove(beside)
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process runs on this machine; a job on another has its output for itself."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is somebody else's
+        return True
+    return True
 
 
 def _remove(path: Path) -> None:

@@ -58,7 +58,25 @@ def test_a_killed_writer_leaves_nothing_that_looks_finished(tmp_path: Path) -> N
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.txt")], check=False)
     assert done.returncode == -signal.SIGKILL
-    assert not (tmp_path / "a.txt").exists()
+    (left,) = tmp_path.iterdir()
+    assert re.fullmatch(r"\.a\.partial-\d+\.txt", left.name)
+    number = re.findall(r"\d+", left.name)[0]
+    # What others write, or have left, of their own; and what one that runs writes of the same.
+    kept = [f".a.partial-{number}.csv", f".ab.partial-{number}.txt", ".a.partial-1.txt"]
+    for name in kept:
+        (tmp_path / name).touch()
+    with whole(tmp_path / "a.txt") as temporary:
+        temporary.write_text("whole")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.txt", *kept}
+
+
+def test_a_killed_folder_goes_when_it_is_written_again(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    (tmp_path / f".model.partial-{ended.pid}/part").mkdir(parents=True)
+    with whole(tmp_path / "model") as temporary:
+        temporary.mkdir()
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_digests() -> None:

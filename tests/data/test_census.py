@@ -522,3 +522,4 @@ def test_a_killed_download_leaves_nothing_that_passes_for_finished(
     server.reset()
     download_partition(remote_cells, output, partition=1, attempts=1, tiledb=server.tiledb)
     assert (ad.read_h5ad(output).X != ad.read_h5ad(partitions[1]).X).nnz == 0
+    assert not list(tmp_path.glob(".*"))
