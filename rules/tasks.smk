@@ -49,7 +49,7 @@ rule prepare_dataset:
         mem_mb=get_mem_mb(1500),
         runtime=get_runtime(60),
     params:
-        get_code("tasks/datasets", "data/labels", "data/qc"),
+        get_code("tasks/datasets", "data/labels", "data/obs", "data/qc"),
         row=get_dataset_row,
     script:
         "../workflow_scripts/prepare_dataset.py"

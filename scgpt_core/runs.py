@@ -6,15 +6,18 @@ import json
 import logging
 import os
 import platform
+import re
 import resource
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 from scgpt_core.portable import is_pinned
@@ -37,12 +40,15 @@ def start_logging(log: str | Path | None = None) -> None:
     """Send log records to stderr and, where a path is given, to that file too.
 
     Stderr is for the person who watches `make demo`; the file is what Snakemake keeps. Its last
-    line tells what the process took.
+    line tells what the process took, and the error that ends the process, if one does, stands
+    above it.
     """
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if log is not None:
         Path(log).parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(log, mode="w"))
+        file = logging.FileHandler(log, mode="w")
+        handlers.append(file)
+        sys.excepthook = partial(_log_error, file, sys.excepthook)
         atexit.register(_log_cost, time.perf_counter())
     logging.basicConfig(
         level=logging.INFO,
@@ -56,6 +62,21 @@ def start_logging(log: str | Path | None = None) -> None:
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
+def _log_error(
+    file: logging.Handler,
+    tell: Callable[[type[BaseException], BaseException, TracebackType | None], object],
+    kind: type[BaseException],
+    error: BaseException,
+    traceback: TracebackType | None,
+) -> None:
+    """Write an error that nobody caught to the log's file, then `tell` it as before: to stderr."""
+    record = logger.makeRecord(
+        logger.name, logging.CRITICAL, __file__, 0, "failed:", (), (kind, error, traceback)
+    )
+    file.handle(record)
+    tell(kind, error, traceback)
+
+
 def _log_cost(start: float) -> None:
     seconds = time.perf_counter() - start
     logger.info("took %.1f s and %.0f MB of memory at most", seconds, peak_memory_mb())
@@ -65,13 +86,14 @@ def _log_cost(start: float) -> None:
 def whole(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` and rename it to `path` when the block ends well.
 
-    A block that raises, or a process that is killed, leaves `path` as it was. Works for files and
-    for folders (a folder that was there is replaced).
+    A block that raises, or a process that is killed, leaves `path` as it was; what a killed one
+    left beside it goes when `path` is next written. Works for files and for folders (a folder that
+    was there is replaced).
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path)
     temporary = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
-    _remove(temporary)
     try:
         yield temporary
         if temporary.is_file():
@@ -82,6 +104,26 @@ def whole(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         _remove(temporary)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove temporary files of `path`, but for those of other processes that still run here."""
+    name = re.compile(rf"\.{re.escape(path.stem)}\.partial-(\d+){re.escape(path.suffix)}")
+    for beside in path.parent.iterdir():
+        found = name.fullmatch(beside.name)
+        if found and (int(found[1]) == os.getpid() or not _runs(int(found[1]))):
+            _remove(beside)
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process runs on this machine; a job on another has its output for itself."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is somebody else's
+        return True
+    return True
 
 
 def _remove(path: Path) -> None:

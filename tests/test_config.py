@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 from snakemake.utils import update_config
@@ -50,6 +51,24 @@ def test_a_corpus_can_have_thresholds_of_its_own(demo: dict[str, Any]) -> None:
         ({"pretrain": {"larning_rate": 1}}, "pretrain.larning_rate: no such key (found 1)"),
         ({"pretrain": {"trainer": {"batch_cells": "many"}}}, "pretrain.trainer.batch_cells: "),
         ({"qc": {"max_mito_share": 1.5}}, "qc.max_mito_share: "),
+        (
+            {"pretrian": {"trainer": {"steps": 1}}},
+            (
+                "config: pretrian: no such key (found the keys trainer). Perhaps pretrain? "
+                "Allowed: seed, portable_numerics, corpora, "
+            ),
+        ),
+        (
+            {"networks": {"datasets": {"kang": {"perturbd": "stim"}}}},
+            (
+                "networks.datasets.kang.perturbd: no such key (found 'stim'). Perhaps perturbed? "
+                "Allowed: labels, "
+            ),
+        ),
+        (
+            {"embed": {"colour": 1}},
+            "embed.colour: no such key (found 1). Allowed: max_tokens, ",
+        ),
         ({"qc_by_corpus": {"demo": {"min_gens": 3}}}, "qc_by_corpus.demo.min_gens: no such key"),
         ({"qc_by_corpus": {"moon": {}}}, "qc_by_corpus: moon is in no row of its table"),
         ({"pretrain": {"architecture": {"width": 30, "n_heads": 4}}}, "not a multiple of n_heads"),
@@ -131,6 +150,38 @@ def test_config_never_imports_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_names_with_blanks_are_quoted_in_tables() -> None:
-    row = DatasetRow(dataset="d", path="d.h5ad", query="'patient 1' b")
-    assert row.query == ("patient 1", "b")
+def read_queries(table: Path, *lines: str) -> list[tuple[str, ...]]:
+    """Queries of the data sets of a table that is made of lines `description, query`."""
+    rows = [f"d{number}\td.h5ad\t{line}\n" for number, line in enumerate(lines)]
+    table.write_text("dataset\tpath\tdescription\tquery\n" + "".join(rows))
+    return [row.query for row in read_table(table, DatasetRow).values()]
+
+
+@pytest.mark.parametrize(
+    ("cell", "names"),
+    [
+        ('"donor 1" "donor 2"', ("donor 1", "donor 2")),
+        ('"donor 1"', ("donor 1",)),
+        ("10x_3' 10x_5'", ("10x_3'", "10x_5'")),
+        ('"10x 3\' v2" b\\1 #2', ("10x 3' v2", "b\\1", "#2")),
+        ('"""donor 1"" ""donor 2"""', ("donor 1", "donor 2")),  # as pandas writes the first
+    ],
+)
+def test_names_with_blanks_are_quoted_in_tables(
+    tmp_path: Path, cell: str, names: tuple[str, ...]
+) -> None:
+    assert read_queries(tmp_path / "t.tsv", f"\t{cell}") == [names]
+
+
+def test_a_quote_in_a_text_takes_no_other_rows(tmp_path: Path) -> None:
+    assert read_queries(tmp_path / "t.tsv", '"PBMC\ta', '5" wide\tb') == [("a",), ("b",)]
+    with pytest.raises(ValueError, match=r"t\.tsv, line 3: query: .*No closing quotation.*'\"a b'"):
+        read_queries(tmp_path / "t.tsv", "\ta", '\t"a b')
+
+
+def test_tables_that_other_programs_write_are_read(tmp_path: Path) -> None:
+    filters = ['cell_type == "B cell"', "a\"b\" == 'c'", "10x 3' v2", '"x" == y', "µ"]
+    table = pd.DataFrame({"dataset": list("abcde"), "path": "d.h5ad", "obs_filter": filters})
+    table.to_csv(tmp_path / "t.tsv", sep="\t", index=False, encoding="utf-8-sig")
+    rows = read_table(tmp_path / "t.tsv", DatasetRow)
+    assert [row.obs_filter for row in rows.values()] == filters

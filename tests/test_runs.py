@@ -58,7 +58,25 @@ def test_a_killed_writer_leaves_nothing_that_looks_finished(tmp_path: Path) -> N
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.txt")], check=False)
     assert done.returncode == -signal.SIGKILL
-    assert not (tmp_path / "a.txt").exists()
+    (left,) = tmp_path.iterdir()
+    assert re.fullmatch(r"\.a\.partial-\d+\.txt", left.name)
+    number = re.findall(r"\d+", left.name)[0]
+    # What others write, or have left, of their own; and what one that runs writes of the same.
+    kept = [f".a.partial-{number}.csv", f".ab.partial-{number}.txt", ".a.partial-1.txt"]
+    for name in kept:
+        (tmp_path / name).touch()
+    with whole(tmp_path / "a.txt") as temporary:
+        temporary.write_text("whole")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.txt", *kept}
+
+
+def test_a_killed_folder_goes_when_it_is_written_again(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    (tmp_path / f".model.partial-{ended.pid}/part").mkdir(parents=True)
+    with whole(tmp_path / "model") as temporary:
+        temporary.mkdir()
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_digests() -> None:
@@ -117,3 +135,27 @@ def test_a_log_ends_with_what_the_process_took(tmp_path: Path) -> None:
     (said,) = re.findall(r"took (.+) s and (\d+) MB of memory at most$", log.read_text())
     assert float(said[0]) < 60
     assert 190 < int(said[1]) < 400
+
+
+def test_a_log_has_the_error_that_ended_the_process(tmp_path: Path) -> None:
+    code = (
+        "import sys; from scgpt_core.runs import start_logging\n"
+        "start_logging(sys.argv[1]); raise ValueError('no column x: name another')"
+    )
+    log, said = tmp_path / "rule.log", "ValueError: no column x: name another\n"
+    command = [sys.executable, "-c", code, str(log)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.count(said) == 1
+    written = rf"failed:\nTraceback [^:]+:\n(  .*\n)+{said}[^\n]+ took .+\n$"
+    assert re.search(written, log.read_text())
+
+
+def test_a_log_of_an_unfinished_run_has_no_error(tmp_path: Path) -> None:
+    code = (
+        "import sys; from scgpt_core.runs import start_logging\n"
+        "start_logging(sys.argv[1]); sys.exit(75)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "rule.log")], check=False)
+    assert done.returncode == 75
+    assert "failed" not in (tmp_path / "rule.log").read_text()

@@ -2,7 +2,7 @@
 from functools import cache
 
 
-from scgpt_core.config import SourceRow, read_table
+from scgpt_core.config import SourceRow, read_rows
 
 
 from scgpt_core.data.cell_list import count_partitions, read_origin
@@ -63,8 +63,8 @@ def get_census_table(wildcards):
 
 def get_census_sources(wildcards):
     """The h5ad files of a local Census."""
-    rows = read_table(Path(get_census_table(wildcards)), SourceRow)
-    return sorted({get_path(row.path) for row in rows.values()})
+    rows = read_rows(Path(get_census_table(wildcards)), SourceRow)
+    return sorted({get_path(row.path) for _, row in rows})
 
 
 def get_organism(wildcards):

@@ -42,7 +42,7 @@ def load_config(config: Mapping[str, Any], root: Path) -> tuple[Config, Tables]:
     try:
         cfg = Config.model_validate(dict(config))
     except ValidationError as error:
-        message = f"config: {explain(error)}"
+        message = f"config: {explain(error, Config)}"
         raise ValueError(message) from None
     tables = Tables(
         corpora=read_table(root / cfg.corpora, CorpusRow),

@@ -1,26 +1,38 @@
 """Rows of the tables beside `config/config.yaml`, and how these are read."""
 
 import csv
+import difflib
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from scgpt_core.config.base import Name, Settings, Task
 
 
+def _words(text: str) -> list[str]:
+    """Words of a table's cell, which blanks separate but between double quotes.
+
+    An apostrophe or a backslash is a character of a name: ``10x_3' "10x 3' v2"`` are two.
+    """
+    words = shlex.shlex(text, posix=True)
+    words.whitespace_split = True
+    words.quotes, words.escape, words.commenters = '"', "", ""
+    return list(words)
+
+
 def _split(names: object) -> object:
-    """Names of a table's cell, which blanks separate; one that has blanks itself is quoted."""
-    return tuple(shlex.split(names)) if isinstance(names, str) else names
+    """Names of a table's cell."""
+    return tuple(_words(names)) if isinstance(names, str) else names
 
 
 def _split_pairs(pairs: object) -> object:
-    """Pairs `NAME=VALUE` of a table's cell, which blanks separate."""
+    """Pairs `NAME=VALUE` of a table's cell."""
     if not isinstance(pairs, str):
         return pairs
-    split = [pair.partition("=") for pair in shlex.split(pairs)]
+    split = [pair.partition("=") for pair in _words(pairs)]
     return {name: value for name, _, value in split}
 
 
@@ -53,7 +65,8 @@ class SourceRow(Settings):
     """
 
     dataset_id: Name
-    """Of the data set in the Census; rows of one data set may be several."""
+    """Of the data set in the Census; a study of one file a sample has a row for each of them, with
+    the same title and citation."""
     path: str
     """h5ad with raw counts, relative to the repository or absolute."""
     layer: str | None = None
@@ -200,6 +213,9 @@ def read_table(path: Path, row: type[Row]) -> dict[str, Row]:
 def read_rows(path: Path, row: type[Row]) -> list[tuple[int, Row]]:
     """Rows of a tab-separated table with the numbers of their lines; empty cells are left out.
 
+    Quotes are characters of a cell, as filters and names with blanks have them. But a cell that a
+    spreadsheet or pandas has put between quotes, with its own quotes doubled, is as it was before.
+
     Raises
     ------
     ValueError
@@ -209,27 +225,52 @@ def read_rows(path: Path, row: type[Row]) -> list[tuple[int, Row]]:
         message = f"table {path} does not exist: put it there, or correct the path that names it"
         raise ValueError(message)
     rows = []
-    with path.open(newline="") as file:
-        for line, record in enumerate(csv.DictReader(file, delimiter="\t"), start=2):
+    with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets write a mark first
+        reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        for record in reader:
+            line = reader.line_num
             if None in record or None in record.values():
                 message = f"{path}, line {line}: not as many columns as the header has"
                 raise ValueError(message)
-            filled = {key: value for key, value in record.items() if value}
+            filled = {key: _unquote(value) for key, value in record.items() if value}
             try:
                 parsed = row.model_validate(filled)
             except ValidationError as error:
-                message = f"{path}, line {line}: {explain(error)}"
+                message = f"{path}, line {line}: {explain(error, row)}"
                 raise ValueError(message) from None
             rows.append((line, parsed))
     return rows
 
 
-def explain(error: ValidationError) -> str:
-    """One line of what is wrong: path of each key, what is due, what was found."""
+def _unquote(cell: str) -> str:
+    inner = cell[1:-1]
+    written = cell[0] == cell[-1] == '"' and '""' in inner and '"' not in inner.replace('""', "")
+    return inner.replace('""', '"') if written else cell
+
+
+def explain(error: ValidationError, settings: type[Settings]) -> str:
+    """One line of what is wrong with settings: path of each key, what is due, what was found."""
     lines = []
     for problem in error.errors():
-        path = ".".join(map(str, problem["loc"]))
-        found = "" if problem["type"] == "missing" else f" (found {problem['input']!r})"
-        said = "no such key" if problem["type"] == "extra_forbidden" else problem["msg"]
-        lines.append(f"{path}: {said}{found}")
+        said, found, allowed = problem["msg"], "", ""
+        if problem["type"] != "missing":
+            value = problem["input"]
+            of_section = isinstance(value, Mapping)
+            shown = f"the keys {', '.join(map(str, value))}" if of_section else repr(value)
+            found = f" (found {shown})"
+        if problem["type"] == "extra_forbidden":
+            *above, key = problem["loc"]
+            keys = _keys_at(settings, above)
+            nearest = difflib.get_close_matches(str(key), keys, n=1)
+            perhaps = f" Perhaps {nearest[0]}?" if nearest else ""
+            said, allowed = "no such key", f".{perhaps} Allowed: {', '.join(keys)}"
+        lines.append(f"{'.'.join(map(str, problem['loc']))}: {said}{found}{allowed}")
     return "; ".join(lines)
+
+
+def _keys_at(section: Any, path: Iterable[str | int]) -> list[str]:
+    """Keys of the section that a path leads to, through sections and mappings of them."""
+    for key in path:
+        fields = getattr(section, "model_fields", None)
+        section = fields[key].annotation if fields else get_args(section)[1]
+    return list(section.model_fields)

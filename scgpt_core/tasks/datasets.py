@@ -17,6 +17,7 @@ from scipy.sparse import csr_matrix
 from scgpt_core import runs
 from scgpt_core.config import DatasetRow
 from scgpt_core.data.labels import harmonise_labels
+from scgpt_core.data.obs import find_column, query_cells
 from scgpt_core.data.qc import check_counts
 from scgpt_core.keys import (
     BATCH,
@@ -280,15 +281,8 @@ def _take_counts(adata: ad.AnnData, row: DatasetRow) -> ad.AnnData:
 
 def _take_cells(adata: ad.AnnData, row: DatasetRow) -> ad.AnnData:
     """Cells that the row's filter keeps and that have counts."""
-    if row.obs_filter is not None:
-        try:
-            adata = adata[adata.obs.eval(row.obs_filter).to_numpy(bool)]
-        except (AttributeError, NameError, SyntaxError, TypeError, ValueError) as error:
-            message = (
-                f"{row.dataset}: obs_filter {row.obs_filter!r} does not work: {error}; columns of"
-                f" obs: {', '.join(adata.obs.columns)}"
-            )
-            raise ValueError(message) from error
+    kept = query_cells(adata.obs, row.obs_filter, source=row.dataset, key="obs_filter")
+    adata = adata[kept]
     full = np.diff(adata.X.indptr) > 0
     if adata.n_obs and not full.all():
         logger.warning("%s: %d cells without any count are left out", row.dataset, np.sum(~full))
@@ -331,7 +325,4 @@ def _column(obs: pd.DataFrame, key: str | None, row: DatasetRow, *, absent: str)
     """Column of obs, with missing values; `absent` for all cells where the row names none."""
     if key is None:
         return pd.Series(absent, index=obs.index)
-    if key not in obs:
-        message = f"{row.dataset}: obs has no column {key!r}; it has: {', '.join(obs.columns)}"
-        raise ValueError(message)
-    return obs[key].astype(object)
+    return find_column(obs, key, source=row.dataset)

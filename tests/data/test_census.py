@@ -5,8 +5,10 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import cellxgene_census
@@ -15,10 +17,14 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from s3_server import CensusServer, serve
+from scipy.sparse import csc_matrix, csr_matrix, vstack
 
+from scgpt_core.config import SourceRow
 from scgpt_core.data import census as census_module
+from scgpt_core.data import census_sources
 from scgpt_core.data.cell_list import count_partitions, read_origin
 from scgpt_core.data.census import query_census
+from scgpt_core.data.census_sources import read_source
 from scgpt_core.data.download import download_partition
 from scgpt_core.data.genes import all_genes, match_var
 from scgpt_core.data.local_census import build_census
@@ -87,9 +93,14 @@ def test_authors_labels_get_the_common_name(local_census: Path) -> None:
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
-        ("donor_id", "obs:nobody", r"obs has no column 'nobody'; it has cell_type,"),
-        ("layer", "counts", r"has no layer 'counts'; it has raw"),
+        ("donor_id", "obs:nobody", r"facs\.h5ad: obs has no column 'nobody'; it has: cell_type,"),
+        ("layer", "counts", r"facs\.h5ad: there is no layer 'counts'; there are: none"),
+        ("layer", "raw", r"facs\.h5ad: there is no layer 'raw'; there are: none"),
+        ("cells", "celltype == 'B'", r"facs\.h5ad: cells .* does not work: name 'celltype' is not"),
+        ("cells", "cell_type == 'B'", r"facs\.h5ad: cells .* keeps none of 100 cells: widen it"),
+        ("primary", "cell_type ==", r"facs\.h5ad: primary 'cell_type ==' does not work"),
         ("path", "nowhere.h5ad", r"nowhere\.h5ad does not exist"),
+        ("path", "sources.tsv", r"sources\.tsv is not a whole h5ad file"),
     ],
 )
 def test_a_mistake_in_the_table_is_named(
@@ -147,6 +158,88 @@ def test_own_cells_come_from_a_layer_and_counts_are_checked(
     assert set(found["cell_type"]) == {"hematopoietic precursor cell"}
 
 
+@pytest.mark.parametrize("layer", [None, "raw", "counts"])
+@pytest.mark.parametrize("stored", [csr_matrix, csc_matrix, np.asarray])
+def test_counts_are_read_block_by_block_however_they_are_stored(
+    layer: str | None,
+    stored: Callable[..., Any],
+    source_table: Path,
+    resources: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(census_sources, "_BLOCK_CELLS", 7)
+    cells = ad.read_h5ad(source_table.parent / "pbmc_zheng_facs.h5ad")
+    counts = cells.X.toarray()
+    cells.X = stored(counts if layer is None else counts / 2)
+    cells.layers["counts"] = stored(counts)
+    cells.raw = ad.AnnData(stored(counts), obs=cells.obs, var=cells.var)
+    cells.write_h5ad(tmp_path / "mine.h5ad")
+    row = pd.read_csv(source_table, sep="\t").iloc[0].dropna()
+    kept = "cell_type != 'CD34+'"
+    row = SourceRow.model_validate({**row, "cells": kept, **({"layer": layer} if layer else {})})
+    source = read_source(row, tmp_path / "mine.h5ad", cell_types=resources / "cell_types.tsv")
+    blocks = list(source.blocks())
+    assert {block.shape[0] for block in blocks[:-1]} == {7}
+    expected = counts[(cells.obs["cell_type"] != "CD34+").to_numpy()]
+    np.testing.assert_array_equal(np.concatenate([block.toarray() for block in blocks]), expected)
+
+
+def test_a_layer_is_not_read_whole(source_table: Path, resources: Path, tmp_path: Path) -> None:
+    cells = ad.read_h5ad(source_table.parent / "pbmc_zheng_facs.h5ad")
+    many = ad.AnnData(
+        obs=pd.concat([cells.obs] * 400, ignore_index=True).rename(index=str), var=cells.var
+    )
+    many.layers["counts"] = vstack([csr_matrix(cells.X, dtype=np.float32)] * 400, format="csr")
+    many.write_h5ad(tmp_path / "mine.h5ad")
+    row = pd.read_csv(source_table, sep="\t").iloc[0].dropna()
+    row = SourceRow.model_validate({**row, "layer": "counts"})
+    tracemalloc.start()
+    source = read_source(row, tmp_path / "mine.h5ad", cell_types=resources / "cell_types.tsv")
+    assert sum(block.shape[0] for block in source.blocks()) == 40_000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 0.5 * 8 * many.layers["counts"].nnz
+
+
+def test_a_study_may_have_a_file_for_each_sample(
+    source_table: Path, resources: Path, tmp_path: Path
+) -> None:
+    cells = ad.read_h5ad(source_table.parent / "pbmc_zheng_facs.h5ad")
+    halves = {"a": cells[:50, 1:].copy(), "b": cells[50:].copy()}
+    for name, half in halves.items():
+        half.obs_names = [f"barcode {number}" for number in range(50)]
+        half.write_h5ad(tmp_path / f"{name}.h5ad")
+    first, other = (pd.read_csv(source_table, sep="\t").iloc[[row]] for row in (0, 1))
+    other = other.assign(path=source_table.parent / other["path"].item())
+    rows = [first.assign(path="a.h5ad"), other, first.assign(path="b.h5ad")]
+    table = pd.concat(rows).assign(title="A study")
+    table.to_csv(tmp_path / "t.tsv", sep="\t", index=False)
+    settings = {"root": tmp_path, "cell_types": resources / "cell_types.tsv"}
+    build_census(tmp_path / "t.tsv", tmp_path / "soma", **settings)
+    with cellxgene_census.open_soma(uri=str(tmp_path / "soma")) as census:
+        info = census["census_info"]
+        datasets = info["datasets"].read().concat().to_pandas()
+        unmatched = info["unmatched_genes"].read().concat().to_pandas()
+        presence = cellxgene_census.get_presence_matrix(census, "Homo sapiens")
+        found = cellxgene_census.get_anndata(
+            census, "Homo sapiens", obs_value_filter="dataset_id == 'pbmc_zheng_facs'"
+        )
+    assert datasets["dataset_id"].tolist() == ["pbmc_zheng_facs", "pbmc_kang_harmony2k"]
+    assert datasets["dataset_total_cell_count"].tolist() == [100, 60]
+    assert datasets["dataset_h5ad_path"][0] == "a.h5ad, b.h5ad"
+    assert not unmatched.duplicated(["dataset_id", "name"]).any()
+    assert presence.shape[0] == 2
+    assert presence[0].sum() == match_var(cells.var, all_genes()).matched.sum()
+    assert found.obs["soma_joinid"].tolist() == list(range(100))
+    assert found.obs["observation_joinid"].is_unique
+    in_cell = np.asarray((found.X > 0).sum(axis=1)).ravel()
+    np.testing.assert_array_equal(found.obs["nnz"], in_cell)
+    table.assign(title=["A study", "", "Another"]).to_csv(tmp_path / "t.tsv", sep="\t", index=False)
+    with pytest.raises(ValueError, match=r"rows of pbmc_zheng_facs have different values of title"):
+        build_census(tmp_path / "t.tsv", tmp_path / "soma", **settings)
+
+
 # ------------------------------------------------------------------------------------------ query
 
 
@@ -159,6 +252,20 @@ def test_a_query_writes_sorted_cells_their_partitions_and_origin(cells_parquet: 
     assert origin["schema_version"] == "2.1.0"
     assert origin["release"].startswith("local-")
     assert (origin["organism"], origin["obs_value_filter"]) == ("homo_sapiens", ALL)
+
+
+def test_cells_that_take_more_than_one_buffer_are_all_found(
+    cells_parquet: Path, local_census: Path, tmp_path: Path
+) -> None:
+    small = {"soma.init_buffer_bytes": 64 * 8}  # as a hosted Census has more cells than a buffer
+    cells = query(tmp_path / "cells.parquet", local_census, tiledb=small)
+    found = pq.ParquetFile(cells)
+    groups = [found.metadata.row_group(i).num_rows for i in range(found.num_row_groups)]
+    assert len(groups) > 3
+    assert min(groups) > 0
+    assert found.read().equals(pq.read_table(cells_parquet))
+    assert count_partitions(cells) == 3
+    assert read_origin(cells) == read_origin(cells_parquet)
 
 
 def test_equal_cells_have_equal_digests(local_census: Path, tmp_path: Path) -> None:
@@ -415,3 +522,4 @@ def test_a_killed_download_leaves_nothing_that_passes_for_finished(
     server.reset()
     download_partition(remote_cells, output, partition=1, attempts=1, tiledb=server.tiledb)
     assert (ad.read_h5ad(output).X != ad.read_h5ad(partitions[1]).X).nnz == 0
+    assert not list(tmp_path.glob(".*"))
