@@ -1,7 +1,16 @@
 # What the rules of the stage tasks ask: names, files and settings, by wildcards.
 def get_dataset_row(wildcards):
-    """The row of datasets.tsv as plain values, but for what other rules read."""
-    return TABLES.datasets[wildcards.dataset].model_dump(mode="json", exclude={"query"})
+    """The row of datasets.tsv as plain values, but for what other rules, or people, read."""
+    return TABLES.datasets[wildcards.dataset].model_dump(
+        mode="json", exclude={"query", "source", "description"}
+    )
+
+
+def get_download(wildcards):
+    """Of that row what a file is fetched and verified by."""
+    return TABLES.datasets[wildcards.dataset].model_dump(
+        mode="json", include={"dataset", "path", "sha256"}
+    )
 
 
 def get_query(wildcards):
