@@ -21,9 +21,10 @@ def get_compared(settings, *names):
 
     It has no name there, so that the script is told nothing of it.
     """
-    return settings.model_dump(
+    compared = settings.model_dump(
         mode="json", include={*names} or None, exclude=UNCOMPARED
     )
+    return compared | {"portable_numerics": CFG.portable_numerics}
 
 
 def uncompared(value):
@@ -42,4 +43,4 @@ def get_code(*modules):
     """
     paths = [ROOT / "scgpt_core" / module for module in modules]
     files = [sorted(path.glob("*.py")) or [f"{path}.py"] for path in paths]
-    return [sha256(file) for found in files for file in found]
+    return [*(sha256(file) for found in files for file in found), CFG.portable_numerics]

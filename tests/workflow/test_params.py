@@ -10,6 +10,7 @@ import pytest
 from graph import ROOT, assert_ran, snakemake
 
 from scgpt_core.data.cell_list import PARTITION
+from scgpt_core.model.int8 import multiplies_int8
 
 _OUTPUT = re.compile(r"^ +output: (.+)$", re.MULTILINE)
 _RERUN = re.compile(r"^ +params have changed since last execution:\n +(.+)$", re.MULTILINE)
@@ -95,3 +96,9 @@ def test_what_changes_results_reruns_what_it_is_told_to(finished: Path) -> None:
         *("prepare_dataset", "finetune", "annotate", "finetune_modalities", "perturb"),
         *("embed", "embed_corpus", "embed_reference", "attend_genes", "knock_out_genes"),
     }
+
+
+@pytest.mark.skipif(not multiplies_int8(), reason="needs AVX2")
+def test_portable_numbers_are_other_numbers(finished: Path) -> None:
+    said = plan(finished, "portable_numerics=true")
+    assert {"pretrain", "prepare_dataset"} <= rerun(said)  # nearly all else follows from these
