@@ -44,6 +44,11 @@ def test_a_corpus_can_have_thresholds_of_its_own(demo: dict[str, Any]) -> None:
     assert cfg.qc_of("demo") == cfg.qc
 
 
+def test_an_imported_model_may_stand_beside_any_corpus(demo: dict[str, Any]) -> None:
+    demo |= {"model": "blood", "checkpoints": {"blood": "/x"}}
+    assert load_config(demo, ROOT)[0].corpus == "demo"
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -54,6 +59,8 @@ def test_a_corpus_can_have_thresholds_of_its_own(demo: dict[str, Any]) -> None:
         ({"qc_by_corpus": {"moon": {}}}, "qc_by_corpus: moon is in no row of its table"),
         ({"pretrain": {"architecture": {"width": 30, "n_heads": 4}}}, "not a multiple of n_heads"),
         ({"corpus": "dmo"}, "corpus: dmo is in no row of its table; allowed: "),
+        ({"model": "blood"}, "trains the model blood on blood, and cells of the benchmark are"),
+        ({"corpus": "blood"}, "corpus: blood, but config/models.tsv trains the model demo on demo"),
         ({"benchmark": {"integration": ["pbmc"]}}, "benchmark.integration: pbmc is in no row"),
         ({"benchmark": {"methods": ["magic"]}}, "allowed: additive, bbknn, cell_mean, "),
         ({"benchmark": {"annotation": ["cellmix"]}}, "names no query batches of cellmix"),

@@ -54,6 +54,7 @@ def load_config(config: Mapping[str, Any], root: Path) -> tuple[Config, Tables]:
         else (),
     )
     _check_names(cfg, tables)
+    _check_corpus(cfg, tables)
     _check_reference(cfg, tables)
     _check_datasets(cfg, tables)
     _check_fetched(cfg, tables, root)
@@ -118,6 +119,18 @@ def _check_names(cfg: Config, tables: Tables) -> None:
                 f"allowed: {', '.join(sorted(allowed))}"
             )
             raise ValueError(message)
+
+
+def _check_corpus(cfg: Config, tables: Tables) -> None:
+    """Stop where the model is trained on another corpus than the one that the report tells of."""
+    corpus = tables.models[cfg.model].corpus
+    if cfg.model not in cfg.checkpoints and corpus != cfg.corpus:
+        message = (
+            f"config: corpus: {cfg.corpus}, but {cfg.models} trains the model {cfg.model} on "
+            f"{corpus}, and cells of the benchmark are looked for in what a model has seen: set "
+            f"corpus: {corpus} (index.reference says what cells are mapped onto), or another model"
+        )
+        raise ValueError(message)
 
 
 def _check_reference(cfg: Config, tables: Tables) -> None:

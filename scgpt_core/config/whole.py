@@ -62,7 +62,7 @@ class Config(Settings):
     expected: Path | None = None
     """Table of published values, which the report shows beside those of the run; null: none."""
     corpus: Name
-    """The corpus to build, a row of `corpora`."""
+    """The corpus to build, a row of `corpora`: that of `model`, unless this is imported."""
     model: Name
     """The model to train or import and to use, a row of `models`."""
     checkpoints: dict[Name, Path] = Field(default_factory=dict)

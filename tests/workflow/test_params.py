@@ -83,6 +83,15 @@ def test_no_param_tells_where_the_repository_lies(finished: Path) -> None:
     assert str(ROOT) not in str([record["params"] for record in records])
 
 
+def test_pages_are_told_that_a_model_was_imported(finished: Path) -> None:
+    published = finished / "published"
+    published.mkdir()
+    for name in ("args.json", "best_model.pt", "vocab.json"):
+        (published / name).touch()
+    said = plan(finished, f"checkpoints={{smoke: {published}}}")
+    assert "'stand_in': 'smoke'" in said  # among the params of a page that have changed
+
+
 def test_what_changes_results_reruns_what_it_is_told_to(finished: Path) -> None:
     """What follows from these jobs runs again because of their outputs."""
     said = plan(
