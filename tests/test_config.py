@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 from snakemake.utils import update_config
@@ -87,6 +88,14 @@ def test_an_imported_model_may_stand_beside_any_corpus(demo: dict[str, Any]) -> 
         ),
         ({"benchmark": {"multiomics": ["cellmix"]}}, "names no modalities of cellmix"),
         ({"annotation": {"labels": {"low_data_shares": [1]}}}, "annotation.labels.low_data_shares"),
+        ({"seed": -1}, "seed: Input should be greater than or equal to 0 (found -1)"),
+        ({"benchmark": {"seeds": []}}, "benchmark.seeds: Tuple should have at least 1 item"),
+        ({"benchmark": {"seeds": [0, -1]}}, "benchmark.seeds.1: Input should be greater than"),
+        ({"benchmark": {"seeds": [0, 1, 0]}}, "benchmark.seeds: Value error, 0 stands there twice"),
+        ({"benchmark": {"methods": ["harmony", "harmony"]}}, "harmony stands there twice"),
+        ({"benchmark": {"integration": ["cellmix", "cellmix"]}}, "cellmix stands there twice"),
+        ({"index": {"queries": ["pbmc3k", "pbmc3k"]}}, "index.queries: Value error, pbmc3k stands"),
+        ({"generation": {"datasets": ["bremsc", "bremsc"]}}, "bremsc stands there twice"),
         ({"index": {"queries": ["nothing"]}}, "index.queries: nothing"),
         ({"networks": {"datasets": {"x": {}}}}, "networks.datasets: x is in no row of its table"),
         (
@@ -114,6 +123,28 @@ def test_methods_that_are_not_installed_may_leave_none(
     config = load_config(demo, ROOT)
     with pytest.raises(ValueError, match=r"benchmark\.integration: .* has no method for cellmix"):
         leave_out_missing(*config)
+
+
+@pytest.mark.parametrize(
+    ("table", "row", "said"),
+    [
+        ("datasets", {"dataset": "demo", "path": "a.h5ad"}, "demo is both in config/corpora.tsv"),
+        (
+            "methods",
+            {"method": "gears", "task": "perturbation", "rule": "baseline", "requires": "gears"},
+            "gears requires gears, and no rule runs it",
+        ),
+    ],
+)
+def test_a_row_that_no_rule_can_take_is_named(
+    demo: dict[str, Any], tmp_path: Path, table: str, row: dict[str, str], said: str
+) -> None:
+    rows = pd.read_csv(ROOT / demo[table], sep="\t", dtype=str)
+    rows = pd.concat([rows, pd.DataFrame([row | {"title": "T"}])])[rows.columns]
+    demo[table] = str(tmp_path / "table.tsv")
+    rows.to_csv(demo[table], sep="\t", index=False)
+    with pytest.raises(ValueError, match=said):
+        load_config(demo, ROOT)
 
 
 @pytest.mark.parametrize(

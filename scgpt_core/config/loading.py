@@ -58,6 +58,7 @@ def load_config(config: Mapping[str, Any], root: Path) -> tuple[Config, Tables]:
     _check_reference(cfg, tables)
     _check_datasets(cfg, tables)
     _check_fetched(cfg, tables, root)
+    _check_required(cfg, tables)
     _check_methods(cfg, tables)
     return cfg, tables
 
@@ -142,11 +143,12 @@ def _check_reference(cfg: Config, tables: Tables) -> None:
             "would be there twice: name it once"
         )
         raise ValueError(message)
-    twice = sorted({*reference} & {*tables.corpora} & {*tables.datasets})
+    sources = reference or (cfg.corpus,)
+    twice = sorted({*sources} & {*tables.corpora} & {*tables.datasets})
     if twice:
         message = (
-            f"config: index.reference: {', '.join(twice)} is both in {cfg.corpora} and in "
-            f"{cfg.datasets}: rename one"
+            f"config: index.reference (where it is empty, corpus): {', '.join(twice)} is both in "
+            f"{cfg.corpora} and in {cfg.datasets}: rename one"
         )
         raise ValueError(message)
 
@@ -176,6 +178,18 @@ def _check_fetched(cfg: Config, tables: Tables, root: Path) -> None:
         said = "; ".join(f"{row.dataset}: get {row.path} from {row.source}" for row in absent)
         message = f"config: {cfg.datasets}: {said}"
         raise ValueError(message)
+
+
+def _check_required(cfg: Config, tables: Tables) -> None:
+    """Stop where a method needs a package, and no rule has an environment for it."""
+    for row in tables.methods.values():
+        if row.requires and (row.rule != "baseline" or row.task == "perturbation"):
+            message = (
+                f"config: {cfg.methods}: {row.method} requires {row.requires}, and no rule runs "
+                "it: only baselines of integration, annotation and multiomics may require a "
+                f"package. Empty the cell, and have {row.requires} in envs/lock.txt"
+            )
+            raise ValueError(message)
 
 
 def _check_methods(cfg: Config, tables: Tables) -> None:
