@@ -46,7 +46,7 @@ rule prepare_dataset:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=get_mem_mb(1500),
+        mem_mb=get_dataset_mem_mb(500, times=18, least=1500),
         runtime=get_runtime(60),
     params:
         get_code("tasks/datasets", "data/labels", "data/qc"),
@@ -98,7 +98,7 @@ rule baseline:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=get_mem_mb(1500),
+        mem_mb=get_dataset_mem_mb(650, times=25, least=1500),
         runtime=get_runtime(120),
     params:
         get_code("baselines", "tasks/datasets"),
