@@ -101,6 +101,12 @@ def test_a_script_is_thin_and_takes_its_settings_from_the_rule(path: Path) -> No
     assert re.search(r"^def main\(", source, re.MULTILINE)
 
 
+def test_every_page_of_the_report_has_a_caption() -> None:
+    captions = (SCRIPTS / "report/page.rst").read_text()
+    pages = {path.stem for path in SCRIPTS.glob("notebooks/*.ipynb")}
+    assert set(re.findall(r'^    "(\w+)": ".+",$', captions, re.MULTILINE)) == pages
+
+
 def test_rules_that_need_the_network_are_marked() -> None:
     marked = {rule for rule in WORKING if "downloads=" in RULES[rule]["resources"]}
     assert marked == NETWORKED
