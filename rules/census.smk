@@ -24,7 +24,7 @@ rule build_census:
         mem_mb=get_mem_mb(2000),
         runtime=get_runtime(30),
     params:
-        root=get_root,
+        root=uncompared(str(ROOT)),
     script:
         "../workflow_scripts/build_census.py"
 
@@ -52,8 +52,8 @@ checkpoint query_census:
         organism=get_organism,
         obs_value_filter=get_obs_value_filter,
         partition_cells=CFG.census.partition_cells,
-        attempts=CFG.census.attempts,
-        tiledb=CFG.census.tiledb,
+        attempts=uncompared(CFG.census.attempts),
+        tiledb=uncompared(CFG.census.tiledb),
     script:
         "../workflow_scripts/query_census.py"
 
@@ -81,7 +81,7 @@ rule download_partition:
     params:
         partition="{partition}",
         cells_digest=get_cells_digest,
-        attempts=CFG.census.attempts,
-        tiledb=CFG.census.tiledb,
+        attempts=uncompared(CFG.census.attempts),
+        tiledb=uncompared(CFG.census.tiledb),
     script:
         "../workflow_scripts/download_partition.py"

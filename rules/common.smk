@@ -26,6 +26,7 @@ if CFG.portable_numerics:
 BENCHMARKS = CFG.benchmark.by_task
 
 
+include: "helpers/params.smk"
 include: "helpers/training.smk"
 
 
@@ -46,16 +47,6 @@ def get_path(path):
 def get_names(names):
     """Names as a regular expression for a wildcard; one that nothing matches where there is none."""
     return "|".join(names) or "(?!)"
-
-
-def get_code(*modules):
-    """Digests of modules, as a param of a cheap rule: editing one of them runs it again.
-
-    It has no name there, so that the script is told nothing of it.
-    """
-    paths = [ROOT / "scgpt_core" / module for module in modules]
-    files = [sorted(path.glob("*.py")) or [f"{path}.py"] for path in paths]
-    return [sha256(file) for found in files for file in found]
 
 
 def get_model_files(model="{model}"):

@@ -29,8 +29,9 @@ rule embed_corpus:
         runtime=get_runtime(240),
         gpu=int(CFG.embed.device == "cuda"),
     params:
+        get_compared(CFG.embed),
         model_folder=get_model_folder,
-        settings=CFG.embed.model_dump(mode="json"),
+        settings=uncompared(CFG.embed.model_dump(mode="json")),
         seed=CFG.seed,
     script:
         "../workflow_scripts/embed_corpus.py"
@@ -56,8 +57,9 @@ rule embed_reference:
         runtime=get_runtime(240),
         gpu=int(CFG.embed.device == "cuda"),
     params:
+        get_compared(CFG.embed),
         model_folder=get_model_folder,
-        settings=CFG.embed.model_dump(mode="json"),
+        settings=uncompared(CFG.embed.model_dump(mode="json")),
         seed=CFG.seed,
     script:
         "../workflow_scripts/embed_reference.py"
@@ -152,9 +154,10 @@ rule map_query:
             "index/vote",
             "index/baselines",
         ),
+        get_compared(CFG.embed),
         model_folder=get_model_folder,
         settings=CFG.index.mapping.model_dump(mode="json"),
-        embed=CFG.embed.model_dump(mode="json"),
+        embed=uncompared(CFG.embed.model_dump(mode="json")),
         seed=CFG.seed,
     script:
         "../workflow_scripts/map_query.py"

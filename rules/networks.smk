@@ -27,8 +27,9 @@ rule find_programs:
         gpu=int(CFG.networks.device == "cuda"),
     params:
         get_network_code("embeddings", "programs"),
+        get_compared(CFG.networks, "programs"),
         model_folder=get_model_folder,
-        settings=get_network_settings("programs", "min_matched", "device"),
+        settings=NETWORK_SETTINGS,
         seed=CFG.seed,
     script:
         "../workflow_scripts/find_programs.py"
@@ -58,10 +59,9 @@ rule prepare_network:
         runtime=get_runtime(60),
     params:
         get_network_code(),
+        get_compared(CFG.networks, "n_genes", "min_regulator_share", "trees"),
         contrast=get_contrast,
-        settings=get_network_settings(
-            "n_genes", "min_regulator_share", "min_matched", "trees"
-        ),
+        settings=NETWORK_SETTINGS,
         seed=CFG.seed,
     script:
         "../workflow_scripts/prepare_network.py"
@@ -93,8 +93,9 @@ rule attend_genes:
         gpu=int(CFG.networks.device == "cuda"),
     params:
         get_network_code("attention"),
+        get_compared(CFG.networks, "attention", "zeros"),
         model_folder=get_model_folder,
-        settings=get_network_settings("attention", "zeros", "device"),
+        settings=NETWORK_SETTINGS,
         init=get_attention_init,
         seed=CFG.seed,
     script:
@@ -126,8 +127,9 @@ rule knock_out_genes:
         gpu=int(CFG.networks.device == "cuda"),
     params:
         get_network_code("attention", "knockout"),
+        get_compared(CFG.networks, "knockout", "zeros"),
         model_folder=get_model_folder,
-        settings=get_network_settings("knockout", "zeros", "device"),
+        settings=NETWORK_SETTINGS,
         seed=CFG.seed,
     script:
         "../workflow_scripts/knock_out_genes.py"
@@ -155,7 +157,8 @@ rule correlate_genes:
         runtime=get_runtime(240),
     params:
         get_network_code("coexpression"),
-        settings=get_network_settings("trees"),
+        get_compared(CFG.networks, "trees"),
+        settings=NETWORK_SETTINGS,
         seed=CFG.seed,
     script:
         "../workflow_scripts/correlate_genes.py"

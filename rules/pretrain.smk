@@ -55,13 +55,14 @@ rule pretrain:
         mem_mb=get_mem_mb(1600 + 50 * MODEL_MB),
         runtime=get_runtime(1440),
     params:
+        get_compared(CFG.pretrain),
         corpus=get_corpus_folder,
         folder="results/models/{model}",
         state="results/state/{model}",
-        settings=CFG.pretrain.model_dump_json(exclude=HARDWARE),
+        settings=uncompared(CFG.pretrain.model_dump_json()),
         seed=CFG.seed,
-        launcher=LAUNCHER,
-        script=get_path("workflow_scripts/pretrain.py"),
+        launcher=uncompared(LAUNCHER),
+        script=uncompared(get_path("workflow_scripts/pretrain.py")),
         init=get_init_option,
     shell:
         "{params.launcher:q} {resources.nodes} {resources.processes} {threads} "

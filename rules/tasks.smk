@@ -23,7 +23,7 @@ rule download_dataset:
         runtime=get_runtime(120),
         downloads=1,
     params:
-        row=get_dataset_row,
+        row=get_download,
     script:
         "../workflow_scripts/download_dataset.py"
 
@@ -46,7 +46,7 @@ rule prepare_dataset:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=get_mem_mb(1500),
+        mem_mb=get_dataset_mem_mb(500, times=18, least=1500),
         runtime=get_runtime(60),
     params:
         get_code("tasks/datasets", "data/labels", "data/obs", "data/qc"),
@@ -98,7 +98,7 @@ rule baseline:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=get_mem_mb(1500),
+        mem_mb=get_dataset_mem_mb(650, times=25, least=1500),
         runtime=get_runtime(120),
     params:
         get_code("baselines", "tasks/datasets"),
@@ -148,10 +148,11 @@ rule embed:
         runtime=get_runtime(240),
         gpu=int(CFG.embed.device == "cuda"),
     params:
+        get_compared(CFG.embed),
         model_folder=get_model_folder,
         init=get_init,
         seed="{seed}",
-        embed=CFG.embed.model_dump(mode="json"),
+        embed=uncompared(CFG.embed.model_dump(mode="json")),
     script:
         "../workflow_scripts/embed.py"
 
@@ -179,16 +180,17 @@ rule finetune:
         mem_mb=get_mem_mb(1400 + 30 * MODEL_MB),
         runtime=get_runtime(240),
     params:
+        get_compared(CFG.integration),
         task="integration",
         model_folder=get_model_folder,
         folder="results/tasks/integration/{dataset}/{method}/{seed}",
-        settings=CFG.integration.model_dump_json(exclude=HARDWARE),
+        settings=uncompared(CFG.integration.model_dump_json()),
         more=[],
         init=get_init,
         seed="{seed}",
         state_folder="results/state/integration/{dataset}/{method}/{seed}",
-        launcher=LAUNCHER,
-        script=get_path("workflow_scripts/finetune.py"),
+        launcher=uncompared(LAUNCHER),
+        script=uncompared(get_path("workflow_scripts/finetune.py")),
     shell:
         "{params.launcher:q} {resources.nodes} {resources.processes} {threads} "
         "{params.script:q} {params.task} {input.dataset:q} {params.model_folder:q} "
@@ -219,8 +221,9 @@ rule generate:
         gpu=int(CFG.generation.device == "cuda"),
     params:
         get_code("tasks/generation", "tasks/generator", "tasks/profiles"),
+        get_compared(CFG.generation),
         model_folder=get_model_folder,
-        settings=CFG.generation.model_dump(mode="json", exclude={"datasets"}),
+        settings=uncompared(CFG.generation.model_dump(mode="json")),
         seed=CFG.seed,
     script:
         "../workflow_scripts/generate.py"

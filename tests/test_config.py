@@ -45,6 +45,11 @@ def test_a_corpus_can_have_thresholds_of_its_own(demo: dict[str, Any]) -> None:
     assert cfg.qc_of("demo") == cfg.qc
 
 
+def test_an_imported_model_may_stand_beside_any_corpus(demo: dict[str, Any]) -> None:
+    demo |= {"model": "blood", "checkpoints": {"blood": "/x"}}
+    assert load_config(demo, ROOT)[0].corpus == "demo"
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -73,6 +78,8 @@ def test_a_corpus_can_have_thresholds_of_its_own(demo: dict[str, Any]) -> None:
         ({"qc_by_corpus": {"moon": {}}}, "qc_by_corpus: moon is in no row of its table"),
         ({"pretrain": {"architecture": {"width": 30, "n_heads": 4}}}, "not a multiple of n_heads"),
         ({"corpus": "dmo"}, "corpus: dmo is in no row of its table; allowed: "),
+        ({"model": "blood"}, "trains the model blood on blood, and cells of the benchmark are"),
+        ({"corpus": "blood"}, "corpus: blood, but config/models.tsv trains the model demo on demo"),
         ({"benchmark": {"integration": ["pbmc"]}}, "benchmark.integration: pbmc is in no row"),
         ({"benchmark": {"methods": ["magic"]}}, "allowed: additive, bbknn, cell_mean, "),
         ({"benchmark": {"annotation": ["cellmix"]}}, "names no query batches of cellmix"),
@@ -99,6 +106,14 @@ def test_a_corpus_can_have_thresholds_of_its_own(demo: dict[str, Any]) -> None:
         ),
         ({"benchmark": {"multiomics": ["cellmix"]}}, "names no modalities of cellmix"),
         ({"annotation": {"labels": {"low_data_shares": [1]}}}, "annotation.labels.low_data_shares"),
+        ({"seed": -1}, "seed: Input should be greater than or equal to 0 (found -1)"),
+        ({"benchmark": {"seeds": []}}, "benchmark.seeds: Tuple should have at least 1 item"),
+        ({"benchmark": {"seeds": [0, -1]}}, "benchmark.seeds.1: Input should be greater than"),
+        ({"benchmark": {"seeds": [0, 1, 0]}}, "benchmark.seeds: Value error, 0 stands there twice"),
+        ({"benchmark": {"methods": ["harmony", "harmony"]}}, "harmony stands there twice"),
+        ({"benchmark": {"integration": ["cellmix", "cellmix"]}}, "cellmix stands there twice"),
+        ({"index": {"queries": ["pbmc3k", "pbmc3k"]}}, "index.queries: Value error, pbmc3k stands"),
+        ({"generation": {"datasets": ["bremsc", "bremsc"]}}, "bremsc stands there twice"),
         ({"index": {"queries": ["nothing"]}}, "index.queries: nothing"),
         ({"networks": {"datasets": {"x": {}}}}, "networks.datasets: x is in no row of its table"),
         (
@@ -126,6 +141,28 @@ def test_methods_that_are_not_installed_may_leave_none(
     config = load_config(demo, ROOT)
     with pytest.raises(ValueError, match=r"benchmark\.integration: .* has no method for cellmix"):
         leave_out_missing(*config)
+
+
+@pytest.mark.parametrize(
+    ("table", "row", "said"),
+    [
+        ("datasets", {"dataset": "demo", "path": "a.h5ad"}, "demo is both in config/corpora.tsv"),
+        (
+            "methods",
+            {"method": "gears", "task": "perturbation", "rule": "baseline", "requires": "gears"},
+            "gears requires gears, and no rule runs it",
+        ),
+    ],
+)
+def test_a_row_that_no_rule_can_take_is_named(
+    demo: dict[str, Any], tmp_path: Path, table: str, row: dict[str, str], said: str
+) -> None:
+    rows = pd.read_csv(ROOT / demo[table], sep="\t", dtype=str)
+    rows = pd.concat([rows, pd.DataFrame([row | {"title": "T"}])])[rows.columns]
+    demo[table] = str(tmp_path / "table.tsv")
+    rows.to_csv(demo[table], sep="\t", index=False)
+    with pytest.raises(ValueError, match=said):
+        load_config(demo, ROOT)
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,9 @@ def test_cells_that_the_model_has_seen_are_told() -> None:
         "of the corpus's genes."
     )
     assert findings.say_overlap(overlap, []).startswith("The corpus has none")
+    said = findings.say_overlap(overlap, ["a"], "demo")
+    assert said.startswith("The model was imported, and which cells it was trained on is not")
+    assert said.endswith("**demo**, which this run made. The corpus has none of the cells of a.")
     with pytest.raises(ValueError, match=r"does not tell of new: .* delete it and run again"):
         findings.say_overlap(overlap, ["a", "new"])
     overlap["a"]["divided_in_corpus"] = 1

@@ -41,11 +41,6 @@ def get_query_mem_mb(wildcards, attempt):
     return attempt * (1000 if get_local_census(wildcards) else 16000)
 
 
-def get_root(wildcards):
-    """Where relative paths of tables start; a function, for `snakemake --lint` takes no path here."""
-    return str(ROOT)
-
-
 def get_census_tables():
     """Tables of h5ad files by the name of the local Census that is made of them."""
     corpora = TABLES.corpora.values()

@@ -3,11 +3,8 @@ ATTENTION = {"attention": "pretrained", "attention_random": "random"}
 """Weights that the networks of attention are read from, by the network's name."""
 NETWORKS = [*ATTENTION, "knockout", "pearson", "spearman", "trees"]
 """Every way to a network."""
-
-
-def get_network_settings(*names):
-    """Some settings of `networks`; a change of the others then reruns nothing."""
-    return CFG.networks.model_dump(mode="json", include={*names})
+NETWORK_SETTINGS = uncompared(CFG.networks.model_dump(mode="json"))
+"""All settings of `networks`; a rule compares those that it depends on."""
 
 
 def get_network_tables(part, *names):

@@ -134,4 +134,10 @@ def get_page_parameters(wildcards):
             for task, told in tasks.items()
         },
     }
-    return get_page_artefacts(wildcards) | settings.get(wildcards.notebook, {})
+    # A model that was imported was trained on cells that nobody knows here.
+    imported = {"stand_in": CFG.corpus} if CFG.model in CFG.checkpoints else {}
+    return {
+        **get_page_artefacts(wildcards),
+        **settings.get(wildcards.notebook, {}),
+        **imported,
+    }

@@ -1,7 +1,5 @@
 # What the rules that train ask: how their processes are started, and on how many machines.
 LAUNCHER = str(ROOT / "workflow_scripts/torchrun.sh")
-# Settings of a trainer that stand in its resources: other machines are no reason to train anew.
-HARDWARE = {"trainer": {"nodes", "processes"}}
 
 
 def get_launch_resources(trainer):

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from scgpt_core.config.base import Count, Name, Settings, Share
+from scgpt_core.config.base import Count, Name, Names, Settings, Share
 
 
 class MappingSettings(Settings):
@@ -48,6 +48,6 @@ class IndexSettings(Settings):
     """How several become one reference. build: an index is trained on all of them; update: cells
     are added to the index of the first; merge: each gets an index with the lists and codes of the
     first, and these are merged."""
-    queries: tuple[Name, ...] = ()
+    queries: Names = ()
     """Data sets to map."""
     mapping: MappingSettings = MappingSettings()

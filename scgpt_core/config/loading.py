@@ -54,9 +54,11 @@ def load_config(config: Mapping[str, Any], root: Path) -> tuple[Config, Tables]:
         else (),
     )
     _check_names(cfg, tables)
+    _check_corpus(cfg, tables)
     _check_reference(cfg, tables)
     _check_datasets(cfg, tables)
     _check_fetched(cfg, tables, root)
+    _check_required(cfg, tables)
     _check_methods(cfg, tables)
     return cfg, tables
 
@@ -120,6 +122,18 @@ def _check_names(cfg: Config, tables: Tables) -> None:
             raise ValueError(message)
 
 
+def _check_corpus(cfg: Config, tables: Tables) -> None:
+    """Stop where the model is trained on another corpus than the one that the report tells of."""
+    corpus = tables.models[cfg.model].corpus
+    if cfg.model not in cfg.checkpoints and corpus != cfg.corpus:
+        message = (
+            f"config: corpus: {cfg.corpus}, but {cfg.models} trains the model {cfg.model} on "
+            f"{corpus}, and cells of the benchmark are looked for in what a model has seen: set "
+            f"corpus: {corpus} (index.reference says what cells are mapped onto), or another model"
+        )
+        raise ValueError(message)
+
+
 def _check_reference(cfg: Config, tables: Tables) -> None:
     """Stop where a name of the index's reference stands twice, or may mean two things."""
     reference = cfg.index.reference
@@ -129,11 +143,12 @@ def _check_reference(cfg: Config, tables: Tables) -> None:
             "would be there twice: name it once"
         )
         raise ValueError(message)
-    twice = sorted({*reference} & {*tables.corpora} & {*tables.datasets})
+    sources = reference or (cfg.corpus,)
+    twice = sorted({*sources} & {*tables.corpora} & {*tables.datasets})
     if twice:
         message = (
-            f"config: index.reference: {', '.join(twice)} is both in {cfg.corpora} and in "
-            f"{cfg.datasets}: rename one"
+            f"config: index.reference (where it is empty, corpus): {', '.join(twice)} is both in "
+            f"{cfg.corpora} and in {cfg.datasets}: rename one"
         )
         raise ValueError(message)
 
@@ -163,6 +178,18 @@ def _check_fetched(cfg: Config, tables: Tables, root: Path) -> None:
         said = "; ".join(f"{row.dataset}: get {row.path} from {row.source}" for row in absent)
         message = f"config: {cfg.datasets}: {said}"
         raise ValueError(message)
+
+
+def _check_required(cfg: Config, tables: Tables) -> None:
+    """Stop where a method needs a package, and no rule has an environment for it."""
+    for row in tables.methods.values():
+        if row.requires and (row.rule != "baseline" or row.task == "perturbation"):
+            message = (
+                f"config: {cfg.methods}: {row.method} requires {row.requires}, and no rule runs "
+                "it: only baselines of integration, annotation and multiomics may require a "
+                f"package. Empty the cell, and have {row.requires} in envs/lock.txt"
+            )
+            raise ValueError(message)
 
 
 def _check_methods(cfg: Config, tables: Tables) -> None:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from scgpt_core.config.base import Count, Name, Settings, Share
+from scgpt_core.config.base import Count, Names, Settings, Share
 from scgpt_core.config.training import FineTuningSettings, FineTuningTrainer
 
 
@@ -144,7 +144,7 @@ class MultiomicsSettings(FineTuningSettings):
 class GenerationSettings(Settings):
     """Generation of cells' profiles, and how they compare with true ones."""
 
-    datasets: tuple[Name, ...] = ()
+    datasets: Names = ()
     """Data sets with cell types whose cells are generated."""
     known_share: float = Field(default=0.5, gt=0, lt=1)
     """Share of a cell's genes that the gene prompt gives."""

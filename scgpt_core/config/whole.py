@@ -5,7 +5,7 @@ from typing import get_args
 
 from pydantic import Field
 
-from scgpt_core.config.base import Name, Settings, Task
+from scgpt_core.config.base import Name, Names, Seed, Seeds, Settings, Task
 from scgpt_core.config.corpus import CensusSettings, QCSettings, ShardSettings
 from scgpt_core.config.index import IndexSettings
 from scgpt_core.config.networks import NetworkSettings
@@ -23,18 +23,18 @@ from scgpt_core.config.training import PretrainSettings
 class BenchmarkSettings(Settings):
     """Which methods are scored on which data sets."""
 
-    integration: tuple[Name, ...] = ()
+    integration: Names = ()
     """Data sets of the integration benchmark."""
-    annotation: tuple[Name, ...] = ()
+    annotation: Names = ()
     """Data sets of the annotation benchmark; their rows say which batches are the `query`."""
-    multiomics: tuple[Name, ...] = ()
+    multiomics: Names = ()
     """Data sets of the multi-omics benchmark: their rows have `modalities`, and the batches of
     `query`, if any, are given RNA alone."""
-    perturbation: tuple[Name, ...] = ()
+    perturbation: Names = ()
     """Data sets of the perturbation benchmark; their rows keep the conditions (`obs_columns`)."""
-    methods: tuple[Name, ...] = ()
+    methods: Names = ()
     """Methods, rows of methods.tsv; each runs on the data sets of its task."""
-    seeds: tuple[int, ...] = (0,)
+    seeds: Seeds = (0,)
     """Each method runs once with each."""
 
     @property
@@ -46,7 +46,7 @@ class BenchmarkSettings(Settings):
 class Config(Settings):
     """`config/config.yaml`."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Of everything that is drawn."""
     portable_numerics: bool = False
     """The same numbers on every x86-64 processor with AVX2 (`scgpt_core.portable`); training takes
@@ -62,7 +62,7 @@ class Config(Settings):
     expected: Path | None = None
     """Table of published values, which the report shows beside those of the run; null: none."""
     corpus: Name
-    """The corpus to build, a row of `corpora`."""
+    """The corpus to build, a row of `corpora`: that of `model`, unless this is imported."""
     model: Name
     """The model to train or import and to use, a row of `models`."""
     checkpoints: dict[Name, Path] = Field(default_factory=dict)

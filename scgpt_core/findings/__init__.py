@@ -10,6 +10,7 @@ from scgpt_core.findings.corpora import (
     judged_split,
     say_corpus,
     say_overlap,
+    say_stand_in,
     say_training,
 )
 from scgpt_core.findings.methods import (
@@ -53,6 +54,7 @@ __all__ = [
     "say_networks",
     "say_overlap",
     "say_programs",
+    "say_stand_in",
     "say_training",
     "say_winner",
     "score_matrix",

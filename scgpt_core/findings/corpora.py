@@ -48,7 +48,21 @@ def say_corpus(manifest: Mapping[str, Any]) -> str:
     )
 
 
-def say_overlap(overlap: Mapping[str, Mapping[str, Any]], datasets: Collection[str]) -> str:
+def say_stand_in(corpus: str | None) -> str:
+    """Say in Markdown that a corpus is not the one that the model was trained on; None: it is."""
+    if corpus is None:
+        return ""
+    return (
+        "The model was imported, and which cells it was trained on is not known here: what is told "
+        f"of a corpus is of **{corpus}**, which this run made."
+    )
+
+
+def say_overlap(
+    overlap: Mapping[str, Mapping[str, Any]],
+    datasets: Collection[str],
+    stand_in: str | None = None,
+) -> str:
     """Say in Markdown which cells that a model is tested on are in the corpus that it has seen.
 
     Parameters
@@ -57,6 +71,8 @@ def say_overlap(overlap: Mapping[str, Mapping[str, Any]], datasets: Collection[s
         What `check_dataset` tells, by the data set's name.
     datasets
         Which of them.
+    stand_in
+        The corpus's name, where the model was trained on another one, which is not known.
 
     Raises
     ------
@@ -87,7 +103,7 @@ def say_overlap(overlap: Mapping[str, Mapping[str, Any]], datasets: Collection[s
     same = sorted({name for found in asked.values() for name in found["datasets"]})
     if same:
         said.append(f"It has data sets of the same name: {', '.join(same)}.")
-    return " ".join([*said, *gaps])
+    return " ".join(filter(None, [say_stand_in(stand_in), *said, *gaps]))
 
 
 def _say_unchecked(overlap: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
