@@ -7,6 +7,7 @@ import urllib.request
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -123,6 +124,7 @@ def write_embedding(
     adata: ad.AnnData,
     path: str | Path,
     *,
+    obs: Mapping[str, NDArray[Any]] | None = None,
     obsm: Mapping[str, pd.DataFrame] | None = None,
 ) -> None:
     """Write the embedding file of a task: `batch` and `label` in obs, the embedding in obsm.
@@ -135,12 +137,12 @@ def write_embedding(
         The prepared data set that they are of.
     path
         The h5ad file to write.
-    obsm
-        What else it gets in obsm.
+    obs, obsm
+        What else it gets there.
     """
     assert len(emb_ND) == adata.n_obs, "an embedding has a row for each cell"
     embedding = ad.AnnData(
-        obs=adata.obs[[BATCH, LABEL]],
+        obs=adata.obs[[BATCH, LABEL]].assign(**(obs or {})),
         obsm={EMBEDDING: np.ascontiguousarray(emb_ND, dtype=np.float32), **(obsm or {})},
         uns={SOURCE_SHA256: adata.uns[SOURCE_SHA256]},
     )

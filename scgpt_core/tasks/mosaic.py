@@ -18,7 +18,7 @@ from scipy.sparse import csr_matrix, diags_array
 from scgpt_core.config import ModalitySettings
 from scgpt_core.data.binning import draw_keys
 from scgpt_core.data.identity import cell_identity
-from scgpt_core.keys import BATCH, IMPUTED
+from scgpt_core.keys import BATCH, IMPUTED, WITHHELD
 from scgpt_core.tasks.datasets import write_embedding
 from scgpt_core.tasks.modalities import Modalities, Modality, read_modalities
 
@@ -136,7 +136,8 @@ def write_joint(
     problem
         What the method was given.
     path
-        The h5ad file to write: that of `write_embedding`, with obsm ``imputed`` by feature.
+        The h5ad file to write: that of `write_embedding`, with obsm ``imputed`` by feature, and
+        obs ``withheld``, which cells the method is scored on.
     """
     visible = problem.visible
     measured_NF = np.hstack([visible.measured(name) for name in visible.by_name])
@@ -146,4 +147,10 @@ def write_joint(
         index=problem.adata.obs_names,
         columns=list(visible.features),
     )
-    write_embedding(emb_ND, problem.adata, path, obsm={IMPUTED: table})
+    write_embedding(
+        emb_ND,
+        problem.adata,
+        path,
+        obs={WITHHELD: problem.withheld_N},
+        obsm={IMPUTED: table},
+    )
