@@ -53,7 +53,8 @@ def pose_problem(
     Raises
     ------
     ValueError
-        Where the data set has RNA alone, or nothing is left to learn from.
+        Where the data set has RNA alone, a batch of `query` does not exist, none of them has more
+        than RNA, or nothing is left to learn from.
     """
     modalities = read_modalities(adata)
     if not modalities.by_name:
@@ -62,7 +63,16 @@ def pose_problem(
     panels_with = np.any([m.measured_KF.any(axis=1) for m in modalities.by_name.values()], axis=0)
     has_more_N = panels_with[modalities.panel_N]
     if query:
-        withheld_N = adata.obs[BATCH].astype(str).isin(list(query)).to_numpy()
+        batches = adata.obs[BATCH].astype(str)
+        absent, having = set(query) - set(batches), set(batches[has_more_N])
+        if absent or having.isdisjoint(query):
+            message = (
+                f"query batches {', '.join(sorted(absent or query))}: the batches of the data set"
+                f" that have more than RNA, to be withheld, are {', '.join(sorted(having))}; look"
+                " at `query` in datasets.tsv"
+            )
+            raise ValueError(message)
+        withheld_N = batches.isin(list(query)).to_numpy()
     else:
         keys_N = draw_keys(seed + _FOR_WITHHOLDING, 0, cell_identity(adata.obs_names.to_numpy()))
         withheld_N = keys_N < settings.withheld_share * 2.0**64

@@ -364,6 +364,15 @@ def test_user_mistakes_are_named(dataset: Path, tmp_path: Path) -> None:
         pose_problem(plain, [], ModalitySettings(), seed=0)
     with pytest.raises(ValueError, match=r"no cell is left .* where bremsc_inhouse is withheld"):
         pose_problem(ad.read_h5ad(dataset), ["bremsc_inhouse"], ModalitySettings(), seed=0)
+    said = r"query batches in_house: the batches .* are bremsc_inhouse; look at `query`"
+    with pytest.raises(ValueError, match=said):
+        pose_problem(ad.read_h5ad(dataset), ["in_house"], ModalitySettings(), seed=0)
+    some = ad.read_h5ad(dataset)
+    some.uns["modalities"]["protein"]["measured"] = np.array([[False] * 10, [True] * 10])
+    some.obs["panel"] = np.where(np.arange(some.n_obs) < 80, "0", "1")
+    some.obs["batch"] = np.where(np.arange(some.n_obs) < 80, "plain", "cite")
+    with pytest.raises(ValueError, match=r"query batches plain: the batches .* are cite; look at"):
+        pose_problem(some, ["plain"], ModalitySettings(), seed=0)
     with pytest.raises(ValueError, match="no method 'magic'; there are: rna_pca"):
         run_joint_baseline(
             dataset, tmp_path / "e.h5ad", tmp_path / "r.json", method="magic", query=[],
