@@ -92,7 +92,8 @@ def _choose_peaks(modalities: Modalities, n_peaks: int) -> Modalities:
     if "atac" not in modalities.by_name:
         return modalities
     peaks = modalities.by_name["atac"]
-    n_measured_F = modalities.measured("atac").sum(axis=0)
+    n_cells_K = np.bincount(modalities.panel_N, minlength=len(peaks.measured_KF))
+    n_measured_F = n_cells_K @ peaks.measured_KF
     share_F = peaks.counts_NF.getnnz(axis=0) / np.maximum(n_measured_F, 1)
     best = np.argsort(-share_F * (1 - share_F), kind="stable")[:n_peaks]
     left_out = set(peaks.features) - {peaks.features[i] for i in best}
