@@ -81,9 +81,9 @@ class AnnotationSettings(FineTuningSettings):
     """Highly variable genes of the reference (seurat_v3, per batch) that are tokens where a cell
     has them; null: all genes."""
     depth_quantile: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Cells with more counts than this quantile of all, of reference and query, are sampled down to
-    so many: types and studies differ in depth, which should not tell one from the other. null: no
-    cell is, as in the tutorial."""
+    """Cells with more counts (of genes that have a token) than this quantile of all, of reference
+    and query, are sampled down to so many: types and studies differ in depth, which should not tell
+    one from the other. null: no cell is, as in the tutorial."""
     max_tokens: Count = 3001
     """Longest sequence, `<cls>` included; longer cells are sampled, in training anew each epoch."""
     class_weights: bool = True
