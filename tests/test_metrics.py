@@ -230,6 +230,13 @@ def test_unlabelled_cells_count_as_neighbours_and_as_nothing_else() -> None:
     assert some.clusterings.shape == (10, 200)
 
 
+def test_a_batch_of_unknown_origin_is_a_batch_like_others() -> None:
+    """`unknown` is no label, but may well be the name of a donor."""
+    named = toy()
+    unknown = toy(batch_N=np.where(named.batch_N == "x", "unknown", named.batch_N))
+    assert metrics.ilisi(unknown) == metrics.ilisi(named) > 0.8
+
+
 OF_LABELS = {"nmi", "ari", "asw_label", "isolated_f1", "isolated_asw", "clisi"}
 OF_BATCHES = {"isolated_f1", "isolated_asw", "asw_batch", "pcr", "ilisi", "kbet"}
 

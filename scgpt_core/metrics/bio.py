@@ -4,6 +4,7 @@ import numpy as np
 from sklearn.metrics import adjusted_rand_score
 
 from scgpt_core.cell_cycle import explain_variance
+from scgpt_core.keys import UNKNOWN
 from scgpt_core.metrics.cells import NAN, Cells, lisi
 
 
@@ -69,7 +70,7 @@ def clisi(cells: Cells) -> float:
     """
     if cells.n_labels < 2:
         return NAN
-    median = np.nanmedian(lisi(cells, cells.label_N)[cells.is_known])
+    median = np.nanmedian(lisi(cells, cells.label_N, aside=UNKNOWN)[cells.is_known])
     return float((cells.n_labels - median) / (cells.n_labels - 1))
 
 
