@@ -79,12 +79,15 @@ def cell_cycle(cells: Cells) -> float:
 
     1 less the relative change, at least 0, from the log counts of a batch to the embedding of its
     cells, the mean over batches; phases are scored by the genes of S and G2/M (Tirosh et al. 2016).
+    Batches of fewer than 10 cells, or without any variance by phase, are left out.
     """
     if cells.phase_N2 is None:
         return NAN
     scores = []
     for batch, before in cells.phase_variance.items():
+        if not before > 0:  # also where it is not a number
+            continue
         rows = cells.batch_N == batch
         after = explain_variance(cells.emb_ND[rows], cells.phase_N2[rows])
         scores.append(max(0.0, 1 - abs(after - before) / before))
-    return float(np.mean(scores))
+    return float(np.mean(scores)) if scores else NAN
