@@ -294,7 +294,7 @@ def annotate_cells(
     Parameters
     ----------
     adata
-        Raw counts in X. Its genes may be others than those of the reference: what it lacks is
+        Raw counts in X: sparse, dense or backed. Its genes may be others than those of the reference: what it lacks is
         left out of the cells, and what the model did not learn from is not looked at.
     model_folder
         The `model/` of `annotate_dataset`.
@@ -314,6 +314,8 @@ def annotate_cells(
     ValueError
         Where the model was not fine-tuned for annotation, or the cells are not what it can read.
     """
+    if adata.isbacked:
+        adata = adata.to_memory()
     ckpt = load_checkpoint(model_folder, device)
     training = read_json(Path(model_folder) / TRAINING)
     if ckpt.config.n_classes is None or "classes" not in training:

@@ -99,7 +99,7 @@ def test_fine_tuning_labels_cells_of_another_technology(
 
 
 def test_the_kept_model_gives_the_same_labels_to_cells_without_labels(
-    finished: tuple[Path, pd.DataFrame], adata: ad.AnnData
+    finished: tuple[Path, pd.DataFrame], adata: ad.AnnData, tmp_path: Path
 ) -> None:
     folder, table = finished
     query = adata[adata.obs["batch"] == "10x_5p"]
@@ -108,6 +108,10 @@ def test_the_kept_model_gives_the_same_labels_to_cells_without_labels(
     full = table[table["label_share"] == 1].set_index("cell")
     assert again["predicted"].tolist() == full.loc[again.index, "predicted"].tolist()
     np.testing.assert_allclose(again["confidence"], full.loc[again.index, "confidence"], atol=1e-5)
+    bare.write_h5ad(tmp_path / "bare.h5ad")
+    backed = ad.read_h5ad(tmp_path / "bare.h5ad", backed="r")
+    from_file = annotate_cells(backed, folder / "out/model", device="cpu", seed=5)
+    pd.testing.assert_frame_equal(from_file, again)
 
 
 def test_deep_cells_are_sampled_down_whether_learned_or_labelled(
