@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -253,6 +254,14 @@ def _verify(path: Path, row: DatasetRow) -> str:
 
 def _read(path: Path, row: DatasetRow) -> ad.AnnData:
     try:
+        with h5py.File(path) as file:
+            parts = sorted(file)
+        if not {"obs", "mod"} & set(parts):
+            message = (
+                f"{row.dataset}: {row.path} is HDF5 but no h5ad file: it has {', '.join(parts)}"
+                " and no obs; a .h5 of 10x becomes one by scanpy.read_10x_h5(...).write_h5ad(...)"
+            )
+            raise ValueError(message)
         with warnings.catch_warnings():
             # An error of ours, that says which ones, comes after it.
             warnings.filterwarnings("ignore", message=".* names are not unique")
@@ -264,12 +273,18 @@ def _read(path: Path, row: DatasetRow) -> ad.AnnData:
 
 def _take_counts(adata: ad.AnnData, row: DatasetRow) -> ad.AnnData:
     """Cells with the counts of the row's layer in X (CSR, float32), and their genes."""
-    available = {None: adata.X, **adata.layers}
+    available: dict[str | None, Any] = {**adata.layers}
+    if adata.X is not None:
+        available[None] = adata.X
     if adata.raw is not None:
         available["raw"] = adata.raw.X
     if row.layer not in available:
         names = ", ".join(sorted(name for name in available if name)) or "none"
-        message = f"{row.dataset}: there is no layer {row.layer!r}; there are: {names}"
+        absent = "nothing in X" if row.layer is None else f"no layer {row.layer!r}"
+        message = (
+            f"{row.dataset}: there is {absent}; there are: {names}: name the one with raw counts"
+            " under `layer` in datasets.tsv"
+        )
         raise ValueError(message)
     var = adata.raw.var if row.layer == "raw" and adata.raw is not None else adata.var
     _check_unique(adata.obs_names, row, "cells", "number them (adata.obs_names_make_unique())")
