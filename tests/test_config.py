@@ -64,6 +64,8 @@ def test_a_corpus_can_have_thresholds_of_its_own(demo: dict[str, Any]) -> None:
         ({"index": {"queries": ["pbmc_10k"]}}, "pbmc_10k: get resources/published/pbmc_10k.h5ad"),
         ({"index": {"reference": ["demo", "lung_kim"]}}, "lung_kim: get resources/published/"),
         ({"generation": {"datasets": ["perirhinal"]}}, "perirhinal: get resources/published/"),
+        ({"generation": {"rounds": []}}, "generation.rounds: Value error, []: give one number"),
+        ({"generation": {"rounds": [4, 1]}}, "[4, 1]: give one number at least, each once, from"),
         ({"networks": {"datasets": {"covid_19": {}}}}, "covid_19: get resources/published/"),
         ({"benchmark": {"perturbation": ["lung_kim"]}}, "lung_kim: get resources/published/"),
         ({"index": {"reference": ["zheng", "zheng"]}}, "index.reference: zheng stands there twice"),
