@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 from sklearn.decomposition import PCA
 
 from scgpt_core.keys import BATCH
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 COMPONENTS: Final = 50
 """Principal components that are regressed on the phase, as in scib."""
 _LEAST_GENES: Final = 10  # of each phase, that a data set must have
+_LEAST_CELLS: Final = 10  # of a batch: a line through three fits whatever they are
 _COUNTS_A_CELL: Final = 1e4
 
 FloatArray = NDArray[np.float64]
@@ -48,7 +50,8 @@ def measure_phases(
 
     Returns
     -------
-    None where too few of the genes were measured.
+    None where too few of the genes were measured. Batches of fewer than 10 cells have no scores
+    (NaN), and are not among the variances.
     """
     import scanpy as sc
     from anndata import AnnData
@@ -61,6 +64,8 @@ def measure_phases(
     batch_N = adata.obs[BATCH].astype(str).to_numpy()
     for batch in np.unique(batch_N):
         rows = np.flatnonzero(batch_N == batch)
+        if len(rows) < _LEAST_CELLS:
+            continue
         cells = AnnData(adata.X[rows].copy(), var=adata.var[[]])
         sc.pp.normalize_total(cells, target_sum=_COUNTS_A_CELL)
         sc.pp.log1p(cells)
@@ -68,14 +73,21 @@ def measure_phases(
             cells, s_genes=there["S"].tolist(), g2m_genes=there["G2/M"].tolist()
         )
         score_N2[rows] = cells.obs[["S_score", "G2M_score"]].to_numpy()
-        explained[batch] = explain_variance(cells.X.toarray(), score_N2[rows])
+        explained[batch] = explain_variance(cells.X, score_N2[rows])
     return score_N2, explained
 
 
-def explain_variance(x_ND: NDArray[np.floating[Any]], covariate_N2: FloatArray) -> float:
-    """Share of the variance of the first principal components that a linear model explains."""
+def explain_variance(
+    x_ND: NDArray[np.floating[Any]] | csr_matrix, covariate_N2: FloatArray
+) -> float:
+    """Share of the variance of the first principal components that a linear model explains.
+
+    What is sparse stays so, centred as it is multiplied: log counts of a batch take gigabytes else.
+    """
     n_components = min(COMPONENTS, *x_ND.shape)
     exact = n_components == min(x_ND.shape)
+    if exact and not isinstance(x_ND, np.ndarray):
+        x_ND = x_ND.toarray()  # small: no more cells, or genes, than components
     pca = PCA(n_components, svd_solver="full" if exact else "arpack", random_state=0)
     pc_NP = pca.fit_transform(x_ND.astype(np.float64))
     design_N3 = np.column_stack([np.ones(len(pc_NP)), covariate_N2])

@@ -165,21 +165,29 @@ def _cross_validated(
     cells: AnnData,
     seed: int,
 ) -> FloatArray:
-    """Probabilities by the model whose predictions of cells left out have the highest macro-F1."""
+    """Probabilities by the model whose predictions of cells left out have the highest macro-F1.
+
+    Folds are drawn without regard to labels. Where one would learn from a single label, as with one
+    cell of the other, the middle penalty is taken.
+    """
     train_NG, cells_MG = _log_counts(train, cells)
     scaler = StandardScaler().fit(train_NG)
     train_NG, cells_MG = (
         scaler.transform(x).clip(-_GREATEST, _GREATEST) for x in (train_NG, cells_MG)
     )
     folds = KFold(_FOLDS, shuffle=True, random_state=seed)
-    scores = {
-        penalty: f1_score(
-            class_N, cross_val_predict(model, train_NG, class_N, cv=folds), average="macro"
-        )
-        for penalty, model in models.items()
-    }
-    best = max(scores, key=lambda penalty: scores[penalty])
-    logger.info("macro-F1 of cells left out, by inverse penalty: %s", scores)
+    if len(class_N) < _FOLDS or any(np.ptp(class_N[n]) == 0 for n, _ in folds.split(class_N)):
+        best = sorted(models)[len(models) // 2]
+        logger.warning("too few cells to choose a penalty by cross-validation: %g is taken", best)
+    else:
+        scores = {
+            penalty: f1_score(
+                class_N, cross_val_predict(model, train_NG, class_N, cv=folds), average="macro"
+            )
+            for penalty, model in models.items()
+        }
+        best = max(scores, key=lambda penalty: scores[penalty])
+        logger.info("macro-F1 of cells left out, by inverse penalty: %s", scores)
     return np.asarray(models[best].fit(train_NG, class_N).predict_proba(cells_MG))
 
 

@@ -38,6 +38,8 @@ PANEL: Final = "panel"
 """obs column: which features beside RNA a cell was measured for."""
 IMPUTED: Final = "imputed"
 """obsm of an embedding file of several modalities: what a cell was not measured for."""
+WITHHELD: Final = "withheld"
+"""obs column of such a file: whether all but the RNA of a cell was withheld from the method."""
 
 # a table of predicted labels, beside `batch` and `label`
 CELL: Final = "cell"

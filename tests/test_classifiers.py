@@ -90,6 +90,24 @@ def test_a_donor_of_one_training_cell_stops_no_method(
     assert (table["label"] == table["predicted"]).mean() > 0.5
 
 
+@pytest.mark.parametrize("method", ["logistic_l2", "logistic_l1"])
+def test_one_cell_of_a_label_stops_no_regression(
+    method: str, dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of two labels: a fold without the cell has one label to learn from."""
+    cells = ad.read_h5ad(dataset)
+    query = (cells.obs["batch"] == "10x_5p").to_numpy()
+    is_b = (cells.obs["label"] == "B").to_numpy()
+    is_t = (cells.obs["label"] == "T_CD4").to_numpy()
+    kept = query & (is_b | is_t) | ~query & is_t
+    kept[np.flatnonzero(~query & is_b)[0]] = True
+    cells[kept].copy().write_h5ad(tmp_path / "cells.h5ad")
+    with caplog.at_level("WARNING"):
+        table = classify(tmp_path / "cells.h5ad", tmp_path, method)
+    assert table["predicted"].notna().all()
+    assert "too few cells to choose a penalty by cross-validation" in caplog.text
+
+
 def test_a_method_that_does_not_exist_is_named(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no classifier 'svm'; there are: logistic_l2"):
         classify(dataset, tmp_path, "svm")

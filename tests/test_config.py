@@ -90,6 +90,8 @@ def test_an_imported_model_may_stand_beside_any_corpus(demo: dict[str, Any]) -> 
         ({"index": {"queries": ["pbmc_10k"]}}, "pbmc_10k: get resources/published/pbmc_10k.h5ad"),
         ({"index": {"reference": ["demo", "lung_kim"]}}, "lung_kim: get resources/published/"),
         ({"generation": {"datasets": ["perirhinal"]}}, "perirhinal: get resources/published/"),
+        ({"generation": {"rounds": []}}, "generation.rounds: Value error, []: give one number"),
+        ({"generation": {"rounds": [4, 1]}}, "[4, 1]: give one number at least, each once, from"),
         ({"networks": {"datasets": {"covid_19": {}}}}, "covid_19: get resources/published/"),
         ({"benchmark": {"perturbation": ["lung_kim"]}}, "lung_kim: get resources/published/"),
         ({"index": {"reference": ["zheng", "zheng"]}}, "index.reference: zheng stands there twice"),

@@ -71,7 +71,7 @@ def test_the_winner_is_named_with_the_gap_to_the_other_kind(
     means: dict[str, float], said: str
 ) -> None:
     assert said in say(summary(**means))
-    assert "One seed was run" in say(summary(**means))
+    assert "With one seed, it is not known" in say(summary(**means))
 
 
 def test_methods_without_a_value_neither_win_nor_stand_in_the_comparison() -> None:
@@ -86,7 +86,7 @@ def test_methods_without_a_value_neither_win_nor_stand_in_the_comparison() -> No
 def test_overlapping_intervals_are_called_so() -> None:
     apart = say(summary(Harmony=(0.6, 0.58, 0.62), scGPT=(0.7, 0.68, 0.72)))
     assert "scGPT** has the highest Overall (0.700, 0.680 to 0.720)" in apart
-    assert apart.endswith("Ranges are 95 % intervals over 5 seeds.")
+    assert apart.endswith("Ranges are 95 % t intervals over 5 seeds.")
     near = say(summary(Harmony=(0.6, 0.5, 0.69), scGPT=(0.7, 0.68, 0.72)))
     assert near.endswith("the two overlap, so the order may be chance.")
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import tracemalloc
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,10 @@ import scanpy as sc
 import sklearn.metrics
 from harmonypy.lisi import compute_lisi
 from scib import metrics as scib
+from scipy.sparse import csr_matrix, random_array
 
 from scgpt_core import metrics
-from scgpt_core.cell_cycle import measure_phases, read_phase_genes
+from scgpt_core.cell_cycle import explain_variance, measure_phases, read_phase_genes
 from scgpt_core.metrics import Cells
 from scgpt_core.neighbours import build_graph, cluster_graph, find_neighbours
 
@@ -111,6 +113,41 @@ def test_conservation_of_the_cell_cycle_is_that_of_scib() -> None:
     few = {phase: names[:5] for phase, names in genes.items()}
     assert measure_phases(adata, few) is None
     assert np.isnan(metrics.cell_cycle(toy()))
+
+
+def test_batches_too_small_for_the_cell_cycle_are_left_out() -> None:
+    """Whatever the embedding of one cell is, nothing of it is conserved or lost."""
+    genes = read_phase_genes(CELLS.parents[1] / "genesets/cell_cycle_genes_homo_sapiens.tsv")
+    adata = ad.read_h5ad(CELLS.with_name("cellmix_5lines_5batches.h5ad"))[::8].copy()
+    adata.obs["batch"] = np.repeat(["large", "few", "one"], [adata.n_obs - 4, 3, 1])
+    phases = measure_phases(adata, genes)
+    assert phases is not None
+    assert phases[1].keys() == {"large"}
+    emb_ND = sc.pp.pca(sc.pp.log1p(adata.X.toarray()), n_comps=20).astype(np.float32)
+
+    def score(phase_variance: dict[str, float]) -> float:
+        fields = (emb_ND, emb_ND, adata.obs["batch"].to_numpy(), np.full(adata.n_obs, "a"))
+        return metrics.cell_cycle(Cells(*fields, phases[0], phase_variance))
+
+    before = 2 * explain_variance(emb_ND[:-4], phases[0][:-4])
+    assert score({"large": before, "one": np.nan, "few": 0.0}) == pytest.approx(0.5)
+    assert np.isnan(score({"few": 0.0}))
+
+
+def test_the_cell_cycle_takes_no_dense_counts() -> None:
+    counts = random_array((400, 4000), density=0.02, rng=np.random.default_rng(0), format="csr")
+    score_N2 = np.random.default_rng(1).normal(size=(400, 2))
+    dense = explain_variance(counts.toarray(), score_N2)
+    assert explain_variance(csr_matrix(counts), score_N2) == pytest.approx(dense, rel=1e-9)
+    cells = ad.AnnData(csr_matrix(counts, dtype=np.float32))
+    cells.obs["batch"] = "x"
+    phases = {"S": cells.var_names[:40], "G2/M": cells.var_names[40:80]}
+    measure_phases(cells[:60], phases)  # imports what it needs
+    tracemalloc.start()
+    assert measure_phases(cells, phases) is not None
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 400 * 4000 * 8
 
 
 @pytest.mark.parametrize("column", ["batch", "label"])
@@ -228,6 +265,13 @@ def test_unlabelled_cells_count_as_neighbours_and_as_nothing_else() -> None:
     assert metrics.ilisi(some) == metrics.ilisi(whole)
     assert metrics.clisi(some) == pytest.approx(1)
     assert some.clusterings.shape == (10, 200)
+
+
+def test_a_batch_of_unknown_origin_is_a_batch_like_others() -> None:
+    """`unknown` is no label, but may well be the name of a donor."""
+    named = toy()
+    unknown = toy(batch_N=np.where(named.batch_N == "x", "unknown", named.batch_N))
+    assert metrics.ilisi(unknown) == metrics.ilisi(named) > 0.8
 
 
 OF_LABELS = {"nmi", "ari", "asw_label", "isolated_f1", "isolated_asw", "clisi"}

@@ -99,6 +99,15 @@ def test_the_ranking_gives_the_difference_from_the_best_baseline() -> None:
     assert ax.lines[-1].get_xdata()[0] == 0.6
 
 
+def test_a_score_below_zero_is_in_the_picture() -> None:
+    """Correlations may be negative."""
+    runs = pd.DataFrame(
+        {"dataset": "d", "method": ["A", "B"], "seed": [0, 0], "value": [-0.3, 0.5]}
+    )
+    (ax,) = plots.plot_ranking(runs, metric="Pearson's r", baselines=["A"]).axes
+    assert ax.get_xlim() == (-0.3, 1)
+
+
 def test_a_ranking_without_baselines_has_no_line() -> None:
     runs = pd.DataFrame([("d", "scGPT", 0, 0.6)], columns=["dataset", "method", "seed", "value"])
     (ax,) = plots.plot_ranking(runs, metric="Overall", baselines=[]).axes

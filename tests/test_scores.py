@@ -93,17 +93,30 @@ def test_summary_has_the_mean_over_seeds_and_its_interval() -> None:
     pca = summary.loc[("pca", "overall")]
     assert pca["mean"] == pytest.approx(0.5)
     assert pca["n_seeds"] == 3
-    assert 0.4 <= pca["low"] < 0.5 < pca["high"] <= 0.6
+    error = 4.302653 * 0.1 / np.sqrt(3)  # t of two degrees of freedom
+    assert [pca["low"], pca["high"]] == pytest.approx([0.5 - error, 0.5 + error])
     assert np.isnan(summary.loc[("one", "overall"), "low"])
 
 
-def test_the_interval_holds_95_per_cent_of_means() -> None:
-    values = np.random.default_rng(1).normal(0.5, 0.1, 400)
-    table = tidy({("pca", "", seed): value for seed, value in enumerate(values)})
+def test_seeds_without_a_value_are_not_counted() -> None:
+    nan = float("nan")
+    table = tidy({("pca", "", 0): 0.4, ("pca", "", 1): nan, ("pca", "", 2): 0.6})
     pca = summarise_scores(table).set_index("metric").loc["overall"]
-    error = 1.96 * values.std() / 20  # of the mean of 400
-    assert pca["mean"] - pca["low"] == pytest.approx(error, rel=0.15)
-    assert pca["high"] - pca["mean"] == pytest.approx(error, rel=0.15)
+    assert [pca["mean"], pca["n_seeds"]] == [0.5, 2]
+    assert pca["high"] == pytest.approx(0.5 + 12.7062 * 0.1)
+    alone = summarise_scores(tidy({("pca", "", 0): 0.4, ("pca", "", 1): nan}))
+    assert alone["n_seeds"].eq(1).all()
+    assert alone["low"].isna().all()
+    none = summarise_scores(tidy({("pca", "", 0): nan}))
+    assert none["n_seeds"].eq(0).all()
+
+
+def test_the_interval_of_three_seeds_holds_the_mean_in_95_per_cent_of_runs() -> None:
+    rng = np.random.default_rng(1)
+    drawn = {(f"run {i}", "", seed): rng.normal(0.5, 0.1) for i in range(2000) for seed in range(3)}
+    table = tidy(drawn)
+    found = summarise_scores(table[table["metric"] == "overall"])
+    assert found["low"].lt(0.5).mul(found["high"].gt(0.5)).mean() == pytest.approx(0.95, abs=0.015)
 
 
 def test_main_table_puts_the_best_first() -> None:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from scgpt_core.config.base import Count, Names, Settings, Share
 from scgpt_core.config.training import FineTuningSettings, FineTuningTrainer
@@ -81,9 +81,9 @@ class AnnotationSettings(FineTuningSettings):
     """Highly variable genes of the reference (seurat_v3, per batch) that are tokens where a cell
     has them; null: all genes."""
     depth_quantile: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Cells with more counts than this quantile of all, of reference and query, are sampled down to
-    so many: types and studies differ in depth, which should not tell one from the other. null: no
-    cell is, as in the tutorial."""
+    """Cells with more counts (of genes that have a token) than this quantile of all, of reference
+    and query, are sampled down to so many: types and studies differ in depth, which should not tell
+    one from the other. null: no cell is, as in the tutorial."""
     max_tokens: Count = 3001
     """Longest sequence, `<cls>` included; longer cells are sampled, in training anew each epoch."""
     class_weights: bool = True
@@ -141,6 +141,13 @@ class MultiomicsSettings(FineTuningSettings):
     trainer: MultiomicsTrainer = MultiomicsTrainer()
 
 
+def _check_ascending(rounds: tuple[int, ...]) -> tuple[int, ...]:
+    if not rounds or list(rounds) != sorted(set(rounds)):
+        message = f"{list(rounds)}: give one number at least, each once, from least to greatest"
+        raise ValueError(message)
+    return rounds
+
+
 class GenerationSettings(Settings):
     """Generation of cells' profiles, and how they compare with true ones."""
 
@@ -148,8 +155,8 @@ class GenerationSettings(Settings):
     """Data sets with cell types whose cells are generated."""
     known_share: float = Field(default=0.5, gt=0, lt=1)
     """Share of a cell's genes that the gene prompt gives."""
-    rounds: tuple[Count, ...] = (1, 5)
-    """Numbers of rounds to try; in each, the surest genes become known to the next."""
+    rounds: Annotated[tuple[Count, ...], AfterValidator(_check_ascending)] = (1, 5)
+    """Numbers of rounds to try, ascending; in each, the surest genes become known to the next."""
     max_tokens: Count = 1200
     """Longest sequence; genes of longer cells are sampled."""
     max_cells: Count = 500

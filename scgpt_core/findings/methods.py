@@ -53,7 +53,7 @@ def rank_methods(
 
     Returns
     -------
-    Index method; mean, low and high (95 % interval, missing for one seed), n_seeds, baseline
+    Index method; mean, low and high (95 % t interval, missing for one seed), n_seeds, baseline
     (bool), and gain: the mean less that of the best baseline, missing where there is none. Methods
     without a value are left out.
     """
@@ -134,8 +134,8 @@ def compare_expected(
 
     Returns
     -------
-    Columns data set, method, metric, published, ours, low and high (95 % interval), difference and
-    source; ours is missing, a dash, where the method was not run.
+    Columns data set, method, metric, published, ours, low and high (95 % t interval), difference
+    and source; ours is missing, a dash, where the method was not run.
     """
     keys = summary[["dataset", "method", "metric"]].itertuples(index=False, name=None)
     values = summary[["mean", "low", "high"]].itertuples(index=False, name=None)
@@ -159,7 +159,7 @@ def compare_expected(
             }
         )
     style = pd.DataFrame(rows).style.hide(axis="index").format(precision=3, na_rep="–")
-    style.set_caption("Ours are means over seeds, low and high their 95 % interval.")
+    style.set_caption("Ours are means over seeds, low and high their 95 % t interval.")
     return style.set_uuid("expected")  # else drawn: a page would have other bytes each time
 
 
@@ -170,10 +170,11 @@ def _value(row: pd.Series) -> str:
 
 def _how_sure(ranking: pd.DataFrame, other: pd.Series | None) -> str:
     """Say what the intervals are of, and whether those of the best and of another overlap."""
-    best, n_seeds = ranking.iloc[0], int(ranking["n_seeds"].min())
-    if np.isnan(best["low"]) or (other is not None and np.isnan(other["low"])):
-        return "One seed was run: how much chance there is in the difference is not known."
-    said = f"Ranges are 95 % intervals over {plural(n_seeds, 'seed')}"
+    best = ranking.iloc[0]
+    n_seeds = int(best["n_seeds"] if other is None else min(best["n_seeds"], other["n_seeds"]))
+    if n_seeds < 2:
+        return "With one seed, it is not known how much chance there is in the difference."
+    said = f"Ranges are 95 % t intervals over {plural(n_seeds, 'seed')}"
     if other is not None and best["low"] <= other["high"]:
         return f"{said}; the two overlap, so the order may be chance."
     return f"{said}."

@@ -4,6 +4,7 @@ import numpy as np
 from sklearn.metrics import adjusted_rand_score
 
 from scgpt_core.cell_cycle import explain_variance
+from scgpt_core.keys import UNKNOWN
 from scgpt_core.metrics.cells import NAN, Cells, lisi
 
 
@@ -69,7 +70,7 @@ def clisi(cells: Cells) -> float:
     """
     if cells.n_labels < 2:
         return NAN
-    median = np.nanmedian(lisi(cells, cells.label_N)[cells.is_known])
+    median = np.nanmedian(lisi(cells, cells.label_N, aside=UNKNOWN)[cells.is_known])
     return float((cells.n_labels - median) / (cells.n_labels - 1))
 
 
@@ -78,12 +79,15 @@ def cell_cycle(cells: Cells) -> float:
 
     1 less the relative change, at least 0, from the log counts of a batch to the embedding of its
     cells, the mean over batches; phases are scored by the genes of S and G2/M (Tirosh et al. 2016).
+    Batches of fewer than 10 cells, or without any variance by phase, are left out.
     """
     if cells.phase_N2 is None:
         return NAN
     scores = []
     for batch, before in cells.phase_variance.items():
+        if not before > 0:  # also where it is not a number
+            continue
         rows = cells.batch_N == batch
         after = explain_variance(cells.emb_ND[rows], cells.phase_N2[rows])
         scores.append(max(0.0, 1 - abs(after - before) / before))
-    return float(np.mean(scores))
+    return float(np.mean(scores)) if scores else NAN

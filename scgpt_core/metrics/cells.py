@@ -160,18 +160,20 @@ def weigh_neighbours(distances_NK: NDArray[np.float64], perplexity: float) -> ND
     return np.asarray(weight_NK / weight_NK.sum(axis=1, keepdims=True))
 
 
-def lisi(cells: Cells, category_N: NDArray[Any]) -> NDArray[np.float64]:
-    """Inverse Simpson index (N,) of the categories around each cell, unknown ones aside."""
+def lisi(
+    cells: Cells, category_N: NDArray[Any], *, aside: str | None = None
+) -> NDArray[np.float64]:
+    """Inverse Simpson index (N,) of the categories around each cell, but for one `aside`."""
     categories, code_N = np.unique(category_N, return_inverse=True)
     code_NK = code_N[cells.neighbours[1][:, 1:]]
     share_NC = np.stack(
         [
             np.where(code_NK == code, cells.lisi_weights, 0).sum(axis=1)
             for code, category in enumerate(categories)
-            if category != UNKNOWN
+            if category != aside
         ],
         axis=1,
     )
     total_N = share_NC.sum(axis=1)
-    with np.errstate(invalid="ignore"):  # 0 / 0 where all neighbours are unknown
+    with np.errstate(invalid="ignore"):  # 0 / 0 where all neighbours are aside
         return np.asarray(total_N**2 / (share_NC**2).sum(axis=1))

@@ -111,7 +111,11 @@ def plot_ranking(runs: pd.DataFrame, *, metric: str, baselines: Iterable[str]) -
         if not np.isnan(bar):
             ax.axvline(bar, color=RED, linestyle="--", linewidth=1.2)
         ax.set_yticks(range(len(means)), list(means.index))
-        ax.set(title=dataset, xlabel=metric, xlim=(0, max(1, part["value"].max())))
+        ax.set(
+            title=dataset,
+            xlabel=metric,
+            xlim=(min(0, part["value"].min()), max(1, part["value"].max())),
+        )
     return figure
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from scgpt_core import runs
 from scgpt_core.imputation_metrics import Imputation
-from scgpt_core.keys import BATCH, EMBEDDING, IMPUTED, LABEL, LABEL_SHARE
+from scgpt_core.keys import BATCH, EMBEDDING, IMPUTED, LABEL, LABEL_SHARE, WITHHELD
 from scgpt_core.label_metrics import Labels
 from scgpt_core.metrics import Cells
 
@@ -106,22 +106,37 @@ def score_imputation(embedding: "AnnData", prepared: "AnnData") -> pd.DataFrame:
     Parameters
     ----------
     embedding
-        Cells with `obsm["imputed"]`, see `write_joint`.
+        Cells with `obsm["imputed"]` and `obs["withheld"]`, see `write_joint`.
     prepared
         The data set, which has the truth: normalised, as the methods learned it, over the features
-        that are imputed.
+        that are imputed. What is compared is the same for all methods: the withheld values of every
+        feature that is known of other cells.
 
     Returns
     -------
     Columns metric, value and seconds; also `pearson/FEATURE` of each feature.
+
+    Raises
+    ------
+    ValueError
+        Where the embedding does not say which cells were withheld.
     """
     from scgpt_core.tasks.modalities import read_modalities
     from scgpt_core.tasks.mosaic import normalise
 
     start = time.perf_counter()
+    if WITHHELD not in embedding.obs:
+        message = (
+            f"the embedding has no obs[{WITHHELD!r}], which says what is to be imputed: a version"
+            " before wrote it; delete its folder and run again"
+        )
+        raise ValueError(message)
+    withheld_N = embedding.obs[WITHHELD].to_numpy(bool)
     imputed: pd.DataFrame = embedding.obsm[IMPUTED]
     truth = read_modalities(prepared).keep(frozenset(imputed.columns))
     true_NF = np.hstack([normalise(truth, name) for name in truth.by_name])
+    learnable_F = np.isfinite(true_NF[~withheld_N]).any(axis=0)
+    true_NF[~(withheld_N[:, None] & learnable_F)] = np.nan
     imputation = Imputation(
         imputed.to_numpy(),
         pd.DataFrame(true_NF, columns=list(truth.features))[list(imputed.columns)].to_numpy(),

@@ -58,6 +58,8 @@ class Prepared(NamedTuple):
     """Token ids of these genes, ascending."""
     max_counts: int | None
     """To which deeper cells were sampled down."""
+    depth_genes: tuple[int, ...]
+    """Token ids of the genes whose counts are a cell's depth, ascending."""
     split: Split
 
     def source(self, chosen_N: NDArray[np.bool_]) -> ArraySource:
@@ -89,11 +91,24 @@ def prepare(
         chosen_G = variable_genes(train, settings.n_genes, among=match.matched)
     token_ids = np.where(chosen_G, match.ids, -1)
     cells, max_counts = read_cells(adata, token_ids), None
+    depth_genes = np.unique(match.ids[match.matched])
     if settings.depth_quantile is not None:
-        total_N = np.asarray(adata.X.sum(axis=1)).ravel()
+        total_N = _measure_depth(adata.X, match.ids, depth_genes)
         max_counts = max(1, int(np.quantile(total_N, settings.depth_quantile, method="higher")))
         cells = thin_cells(cells, max_counts, seed=seed, total_B=total_N)
-    return Prepared(cells, tuple(np.sort(token_ids[chosen_G]).tolist()), max_counts, split)
+    genes = tuple(np.sort(token_ids[chosen_G]).tolist())
+    return Prepared(cells, genes, max_counts, tuple(depth_genes.tolist()), split)
+
+
+def _measure_depth(
+    counts_NG: Any, ids_G: NDArray[np.int32], genes: NDArray[np.int32] | list[int]
+) -> NDArray[np.float64]:
+    """Count (N,) what cells have of some genes: of the same, where they are learned and later.
+
+    Studies differ in what they measure, too: a cell of 30,000 genes would else pass for deeper than
+    one of the 2,000 that the model learned from.
+    """
+    return np.asarray(counts_NG @ np.isin(ids_G, genes).astype(np.float64)).ravel()
 
 
 def make_model(
@@ -184,7 +199,8 @@ class _FineTuning:
         self.adata, self.job, self.settings = adata, job, settings
         self.model: ScGPT | None = None
         self.kept: dict[str, Any] = {}
-        """Classes, token ids of the genes, depth, steps and learning curve of the last fit."""
+        """Classes, token ids of the genes, depth and what counts for it, steps and learning curve
+        of the last fit."""
 
     def __call__(self, split: Split, rows_M: NDArray[np.int64]) -> NDArray[np.float32]:
         job = self.job
@@ -198,6 +214,7 @@ class _FineTuning:
             "classes": split.classes,
             "genes": prepared.genes,
             "max_counts": prepared.max_counts,
+            "depth_genes": prepared.depth_genes,
             "fit": fitted.record,
             "curve": read_metrics(fitted.folder / METRICS),
         }
@@ -277,7 +294,7 @@ def annotate_cells(
     Parameters
     ----------
     adata
-        Raw counts in X. Its genes may be others than those of the reference: what it lacks is
+        Raw counts in X: sparse, dense or backed. Its genes may be others than those of the reference: what it lacks is
         left out of the cells, and what the model did not learn from is not looked at.
     model_folder
         The `model/` of `annotate_dataset`.
@@ -285,7 +302,7 @@ def annotate_cells(
         See `load_checkpoint`.
     seed
         Of the genes that are sampled where a cell has more than fit, and of the counts where it
-        has more than the cells that the model learned from.
+        has more than the cells that the model learned from, in the genes that these had.
 
     Returns
     -------
@@ -297,6 +314,8 @@ def annotate_cells(
     ValueError
         Where the model was not fine-tuned for annotation, or the cells are not what it can read.
     """
+    if adata.isbacked:
+        adata = adata.to_memory()
     ckpt = load_checkpoint(model_folder, device)
     training = read_json(Path(model_folder) / TRAINING)
     if ckpt.config.n_classes is None or "classes" not in training:
@@ -306,7 +325,10 @@ def annotate_cells(
     settings = AnnotationSettings.model_validate({k: training["settings"][k] for k in known})
     cells, _ = read_later(adata, ckpt.vocab, training["genes"], settings.min_matched)
     if training.get("max_counts") is not None:
-        total_N = np.asarray(adata.X.sum(axis=1)).ravel()
+        ids_G = match_var(adata.var, ckpt.vocab).ids
+        # Models of before do not say which genes: all that have a token.
+        depth_genes = training.get("depth_genes", ids_G[ids_G >= 0])
+        total_N = _measure_depth(adata.X, ids_G, depth_genes)
         cells = thin_cells(cells, training["max_counts"], seed=seed, total_B=total_N)
     probability_MC = temper(
         predict(ckpt.model, cells, settings, seed=seed), training["fits"][-1]["temperature"]

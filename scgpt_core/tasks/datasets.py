@@ -7,8 +7,10 @@ import urllib.request
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -124,6 +126,7 @@ def write_embedding(
     adata: ad.AnnData,
     path: str | Path,
     *,
+    obs: Mapping[str, NDArray[Any]] | None = None,
     obsm: Mapping[str, pd.DataFrame] | None = None,
 ) -> None:
     """Write the embedding file of a task: `batch` and `label` in obs, the embedding in obsm.
@@ -136,12 +139,12 @@ def write_embedding(
         The prepared data set that they are of.
     path
         The h5ad file to write.
-    obsm
-        What else it gets in obsm.
+    obs, obsm
+        What else it gets there.
     """
     assert len(emb_ND) == adata.n_obs, "an embedding has a row for each cell"
     embedding = ad.AnnData(
-        obs=adata.obs[[BATCH, LABEL]],
+        obs=adata.obs[[BATCH, LABEL]].assign(**(obs or {})),
         obsm={EMBEDDING: np.ascontiguousarray(emb_ND, dtype=np.float32), **(obsm or {})},
         uns={SOURCE_SHA256: adata.uns[SOURCE_SHA256]},
     )
@@ -252,6 +255,14 @@ def _verify(path: Path, row: DatasetRow) -> str:
 
 def _read(path: Path, row: DatasetRow) -> ad.AnnData:
     try:
+        with h5py.File(path) as file:
+            parts = sorted(file)
+        if not {"obs", "mod"} & set(parts):
+            message = (
+                f"{row.dataset}: {row.path} is HDF5 but no h5ad file: it has {', '.join(parts)}"
+                " and no obs; a .h5 of 10x becomes one by scanpy.read_10x_h5(...).write_h5ad(...)"
+            )
+            raise ValueError(message)
         with warnings.catch_warnings():
             # An error of ours, that says which ones, comes after it.
             warnings.filterwarnings("ignore", message=".* names are not unique")
@@ -263,12 +274,18 @@ def _read(path: Path, row: DatasetRow) -> ad.AnnData:
 
 def _take_counts(adata: ad.AnnData, row: DatasetRow) -> ad.AnnData:
     """Cells with the counts of the row's layer in X (CSR, float32), and their genes."""
-    available = {None: adata.X, **adata.layers}
+    available: dict[str | None, Any] = {**adata.layers}
+    if adata.X is not None:
+        available[None] = adata.X
     if adata.raw is not None:
         available["raw"] = adata.raw.X
     if row.layer not in available:
         names = ", ".join(sorted(name for name in available if name)) or "none"
-        message = f"{row.dataset}: there is no layer {row.layer!r}; there are: {names}"
+        absent = "nothing in X" if row.layer is None else f"no layer {row.layer!r}"
+        message = (
+            f"{row.dataset}: there is {absent}; there are: {names}: name the one with raw counts"
+            " under `layer` in datasets.tsv"
+        )
         raise ValueError(message)
     var = adata.raw.var if row.layer == "raw" and adata.raw is not None else adata.var
     _check_unique(adata.obs_names, row, "cells", "number them (adata.obs_names_make_unique())")

@@ -105,8 +105,8 @@ def assess_generation(
     Raises
     ------
     ValueError
-        Where no type has four cells among those that are drawn, too few genes match, or the model
-        lacks a head.
+        Where no cell has a type, no type has four cells among those that are drawn, too few genes
+        match, or the model lacks a head.
     """
     if missing := {"gep", "gepc"} - ckpt.model.heads:
         message = (
@@ -180,6 +180,12 @@ def _labelled_cells(
 ) -> tuple[Cells, NDArray[np.str_]]:
     """Cells that have a type, by token, and their types."""
     adata = adata[adata.obs[LABEL] != UNKNOWN]
+    if adata.n_obs == 0:
+        message = (
+            "no cell has a label: generation is judged beside cells of the same type; name the"
+            " `label_key` of the data set in datasets.tsv, or take it out of generation.datasets"
+        )
+        raise ValueError(message)
     match = match_var(adata.var, ckpt.vocab)
     match.require(min_matched, np.asarray(adata.X.sum(axis=0)).ravel(), source="the data set")
     return read_cells(adata, match.ids), adata.obs[LABEL].to_numpy(dtype=str)

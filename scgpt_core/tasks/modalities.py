@@ -125,7 +125,7 @@ def take_modalities(adata: ad.AnnData, row: DatasetRow) -> Modalities:
     ValueError
         Where an entry of obsm or the names of its columns are missing, or values are no counts.
     """
-    found: dict[str, Modality] = {}
+    found = {}
     patterns = []
     for name in MODALITIES:
         if name not in row.modalities:
@@ -133,7 +133,7 @@ def take_modalities(adata: ad.AnnData, row: DatasetRow) -> Modalities:
         values, features, measured_NF = _read_obsm(adata, name, row)
         check_counts(values, source=f"{row.dataset}, {name}")
         patterns.append(measured_NF)
-        found[name] = Modality(values, features, measured_NF)
+        found[name] = (values, features, measured_NF)
     packed = np.packbits(np.hstack(patterns), axis=1)
     _, first, panel_N = np.unique(packed, axis=0, return_index=True, return_inverse=True)
     if len(first) > _MOST_PANELS:
@@ -142,14 +142,20 @@ def take_modalities(adata: ad.AnnData, row: DatasetRow) -> Modalities:
             " measured for a feature or not; give 0 where it was, and nothing was found"
         )
         raise ValueError(message)
-    by_name = {k: m._replace(measured_KF=m.measured_KF[first]) for k, m in found.items()}
+    by_name = {}
+    for name, (values, features, measured_NF) in found.items():
+        measured_KF = np.broadcast_to(measured_NF[first], (len(first), len(features))).copy()
+        by_name[name] = Modality(values, features, measured_KF)
     return Modalities(by_name, panel_N.ravel().astype(np.int64))
 
 
 def _read_obsm(
     adata: ad.AnnData, name: str, row: DatasetRow
 ) -> tuple[csr_matrix, tuple[str, ...], NDArray[np.bool_]]:
-    """Give counts of a modality, names of its features, and what is measured (N, F)."""
+    """Give counts of a modality, names of its features, and what is measured: (N, F), or (N, 1).
+
+    A flag stands for all features of a cell where counts are sparse: there may be 100,000 peaks.
+    """
     key = row.modalities[name]
     if key not in adata.obsm:
         there = ", ".join(adata.obsm) or "nothing"
@@ -171,8 +177,7 @@ def _read_obsm(
         raise ValueError(message)
     if issparse(values):
         flag = adata.obs.get(_MEASURED + key, pd.Series(data=True, index=adata.obs_names))
-        measured_NF = np.repeat(flag.to_numpy(bool)[:, None], len(features), axis=1)
-        return csr_matrix(values, dtype=np.float32), features, measured_NF
+        return csr_matrix(values, dtype=np.float32), features, flag.to_numpy(bool)[:, None]
     dense_NF = np.asarray(values, np.float32)
     missing_NF = np.isnan(dense_NF)
     return csr_matrix(np.where(missing_NF, 0, dense_NF)), features, ~missing_NF

@@ -18,7 +18,7 @@ from scipy.sparse import csr_matrix, diags_array
 from scgpt_core.config import ModalitySettings
 from scgpt_core.data.binning import draw_keys
 from scgpt_core.data.identity import cell_identity
-from scgpt_core.keys import BATCH, IMPUTED
+from scgpt_core.keys import BATCH, IMPUTED, WITHHELD
 from scgpt_core.tasks.datasets import write_embedding
 from scgpt_core.tasks.modalities import Modalities, Modality, read_modalities
 
@@ -53,7 +53,8 @@ def pose_problem(
     Raises
     ------
     ValueError
-        Where the data set has RNA alone, or nothing is left to learn from.
+        Where the data set has RNA alone, a batch of `query` does not exist, none of them has more
+        than RNA, or nothing is left to learn from.
     """
     modalities = read_modalities(adata)
     if not modalities.by_name:
@@ -62,7 +63,16 @@ def pose_problem(
     panels_with = np.any([m.measured_KF.any(axis=1) for m in modalities.by_name.values()], axis=0)
     has_more_N = panels_with[modalities.panel_N]
     if query:
-        withheld_N = adata.obs[BATCH].astype(str).isin(list(query)).to_numpy()
+        batches = adata.obs[BATCH].astype(str)
+        absent, having = set(query) - set(batches), set(batches[has_more_N])
+        if absent or having.isdisjoint(query):
+            message = (
+                f"query batches {', '.join(sorted(absent or query))}: the batches of the data set"
+                f" that have more than RNA, to be withheld, are {', '.join(sorted(having))}; look"
+                " at `query` in datasets.tsv"
+            )
+            raise ValueError(message)
+        withheld_N = batches.isin(list(query)).to_numpy()
     else:
         keys_N = draw_keys(seed + _FOR_WITHHOLDING, 0, cell_identity(adata.obs_names.to_numpy()))
         withheld_N = keys_N < settings.withheld_share * 2.0**64
@@ -82,7 +92,8 @@ def _choose_peaks(modalities: Modalities, n_peaks: int) -> Modalities:
     if "atac" not in modalities.by_name:
         return modalities
     peaks = modalities.by_name["atac"]
-    n_measured_F = modalities.measured("atac").sum(axis=0)
+    n_cells_K = np.bincount(modalities.panel_N, minlength=len(peaks.measured_KF))
+    n_measured_F = n_cells_K @ peaks.measured_KF
     share_F = peaks.counts_NF.getnnz(axis=0) / np.maximum(n_measured_F, 1)
     best = np.argsort(-share_F * (1 - share_F), kind="stable")[:n_peaks]
     left_out = set(peaks.features) - {peaks.features[i] for i in best}
@@ -136,7 +147,8 @@ def write_joint(
     problem
         What the method was given.
     path
-        The h5ad file to write: that of `write_embedding`, with obsm ``imputed`` by feature.
+        The h5ad file to write: that of `write_embedding`, with obsm ``imputed`` by feature, and
+        obs ``withheld``, which cells the method is scored on.
     """
     visible = problem.visible
     measured_NF = np.hstack([visible.measured(name) for name in visible.by_name])
@@ -146,4 +158,10 @@ def write_joint(
         index=problem.adata.obs_names,
         columns=list(visible.features),
     )
-    write_embedding(emb_ND, problem.adata, path, obsm={IMPUTED: table})
+    write_embedding(
+        emb_ND,
+        problem.adata,
+        path,
+        obs={WITHHELD: problem.withheld_N},
+        obsm={IMPUTED: table},
+    )

@@ -48,7 +48,7 @@ def embed_later_cells(
     Parameters
     ----------
     adata
-        Raw counts in X.
+        Raw counts in X: sparse, dense or backed.
     model_folder
         The `model/` of `integrate_dataset`.
     batch_key
@@ -68,6 +68,8 @@ def embed_later_cells(
         there = ", ".join(adata.obs.columns) or "none"
         message = f"batch_key {batch_key!r} is no column of adata.obs; there are: {there}"
         raise ValueError(message)
+    if adata.isbacked:
+        adata = adata.to_memory()
     ckpt = load_checkpoint(model_folder, device)
     training = read_json(Path(model_folder) / TRAINING)
     if not {"genes", "batches", "settings"} <= training.keys():

@@ -99,7 +99,7 @@ def test_fine_tuning_labels_cells_of_another_technology(
 
 
 def test_the_kept_model_gives_the_same_labels_to_cells_without_labels(
-    finished: tuple[Path, pd.DataFrame], adata: ad.AnnData
+    finished: tuple[Path, pd.DataFrame], adata: ad.AnnData, tmp_path: Path
 ) -> None:
     folder, table = finished
     query = adata[adata.obs["batch"] == "10x_5p"]
@@ -108,15 +108,22 @@ def test_the_kept_model_gives_the_same_labels_to_cells_without_labels(
     full = table[table["label_share"] == 1].set_index("cell")
     assert again["predicted"].tolist() == full.loc[again.index, "predicted"].tolist()
     np.testing.assert_allclose(again["confidence"], full.loc[again.index, "confidence"], atol=1e-5)
+    bare.write_h5ad(tmp_path / "bare.h5ad")
+    backed = ad.read_h5ad(tmp_path / "bare.h5ad", backed="r")
+    from_file = annotate_cells(backed, folder / "out/model", device="cpu", seed=5)
+    pd.testing.assert_frame_equal(from_file, again)
 
 
 def test_deep_cells_are_sampled_down_whether_learned_or_labelled(
-    dataset: Path, model_folder: Path, adata: ad.AnnData, tmp_path: Path
+    dataset: Path, adata: ad.AnnData, tmp_path: Path
 ) -> None:
     labels = SETTINGS.labels.model_copy(update={"low_data_shares": ()})
     settings = SETTINGS.model_copy(update={"depth_quantile": 0.25, "labels": labels})
+    model_folder = save_tiny_model(tmp_path / "tiny", [*sorted(adata.var_names)[20:], "MORE"])
     table = run(dataset, model_folder, tmp_path, settings).set_index("cell")
-    total_N = np.asarray(adata.X.sum(axis=1)).ravel()
+    vocab = load_checkpoint(model_folder, "cpu").vocab
+    has_token_G = np.array([name in vocab for name in adata.var_names])
+    total_N = np.asarray(adata.X[:, has_token_G].sum(axis=1)).ravel()
     record = json.loads((tmp_path / "out/run.json").read_text())
     assert (total_N < record["max_counts"]).mean() == pytest.approx(0.25, abs=0.01)
     query = adata[adata.obs["batch"] == "10x_5p"]
@@ -124,7 +131,11 @@ def test_deep_cells_are_sampled_down_whether_learned_or_labelled(
     np.testing.assert_allclose(again["confidence"], table.loc[again.index, "confidence"], atol=1e-5)
     assert (table["label"] == table["predicted"]).mean() > 0.8
 
-    vocab = load_checkpoint(model_folder, "cpu").vocab
+    more = ad.concat([query, ad.AnnData(np.full((query.n_obs, 1), 1e4), obs=query.obs[[]])], axis=1)
+    more.var_names = [*query.var_names, "MORE"]
+    still = annotate_cells(more, tmp_path / "out/model", device="cpu", seed=5)
+    pd.testing.assert_frame_equal(still, again)  # no deeper for a gene that was not learned from
+
     split = split_cells(adata, ["10x_5p"], heldout_share=0.1, label_share=1, seed=0)
     every = adata.X[:, [name in vocab for name in adata.var_names]]
     whole = settings.model_copy(update={"n_genes": None})

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -106,10 +107,22 @@ def test_counts_are_taken_from_the_named_layer(tmp_path: Path, layer: str) -> No
     truth = ad.read_h5ad(PBMC3K)[:, prepared.var_names]
     assert prepared.n_vars == (8665 if layer == "raw" else 100)
     assert (prepared.X != truth[prepared.obs_names].X).nnz == 0
-    with pytest.raises(ValueError, match="no layer 'spliced'; there are: counts, raw"):
+    with pytest.raises(ValueError, match="no layer 'spliced'; there are: counts, raw: name"):
         prepare(tmp_path, source, layer="spliced")
     with pytest.raises(ValueError, match="cells, rows 0, 1"):
         prepare(tmp_path, source)
+
+
+def test_counts_that_are_in_a_layer_alone_are_asked_for_by_its_name(tmp_path: Path) -> None:
+    def change(adata: ad.AnnData) -> ad.AnnData:
+        adata = adata[:, :100].copy()
+        adata.layers["counts"], adata.X = adata.X, None
+        return adata
+
+    empty = write_changed(tmp_path, change)
+    with pytest.raises(ValueError, match="there is nothing in X; there are: counts: name the one"):
+        prepare(tmp_path, empty)
+    assert prepare(tmp_path, empty, layer="counts").n_vars == 100
 
 
 def duplicate_cell(adata: ad.AnnData) -> None:
@@ -165,6 +178,16 @@ def test_a_cut_off_file_is_refused(tmp_path: Path) -> None:
         prepare(tmp_path, cut)
     with pytest.raises(ValueError, match="does not exist"):
         prepare(tmp_path, tmp_path / "absent.h5ad")
+
+
+def test_a_file_of_10x_is_no_h5ad(tmp_path: Path) -> None:
+    path = tmp_path / "filtered_feature_bc_matrix.h5"
+    with h5py.File(path, "w") as file:
+        file["matrix/shape"] = np.array([2, 1])
+    with pytest.raises(
+        ValueError, match=r"no h5ad file: it has matrix .*scanpy.read_10x_h5\(...\).write_h5ad"
+    ):
+        prepare(tmp_path, path)
 
 
 class Quiet(SimpleHTTPRequestHandler):

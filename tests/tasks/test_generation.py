@@ -103,6 +103,13 @@ def make_checkpoint(adata: ad.AnnData, **changes: object) -> Checkpoint:
     return Checkpoint(model, vocab, model.config, LoadReport((), (), (), ()), "random")
 
 
+def test_a_data_set_without_labels_is_named_so(cells: ad.AnnData) -> None:
+    unlabelled = cells.copy()
+    unlabelled.obs[LABEL] = UNKNOWN
+    with pytest.raises(ValueError, match=r"no cell has a label: .* name the `label_key`"):
+        assess_generation(unlabelled, make_checkpoint(cells), SETTINGS, seed=0)
+
+
 SETTINGS = GenerationSettings(rounds=(1, 3), max_tokens=100, max_cells=80)
 
 

@@ -1,5 +1,6 @@
 """Proteins and peaks come with the cells, whole or missing, from every kind of file."""
 
+import tracemalloc
 from pathlib import Path
 
 import anndata as ad
@@ -14,7 +15,7 @@ from scgpt_core.config import DatasetRow, ModalitySettings
 from scgpt_core.keys import BATCH
 from scgpt_core.tasks.datasets import prepare_dataset
 from scgpt_core.tasks.merging import merge_datasets
-from scgpt_core.tasks.modalities import read_modalities
+from scgpt_core.tasks.modalities import read_modalities, take_modalities, write_modalities
 from scgpt_core.tasks.mosaic import normalise, pose_problem
 
 ROOT = Path(__file__).parents[2]
@@ -116,6 +117,30 @@ def test_mudata_is_read_as_a_mosaic(tmp_path: Path) -> None:
     expected = parts["prot"].X.toarray()[::-1]
     np.testing.assert_array_equal(protein.counts_NF.toarray()[:25], expected)
     assert atac.features[1] == "atac:chr1:1000-1500"
+
+
+def test_many_peaks_take_the_memory_of_their_counts() -> None:
+    """20,000 cells x 10,000 peaks: a flag for each of these would be 200 MB."""
+    n, n_peaks = 20_000, 10_000
+    columns = np.random.default_rng(0).integers(0, n_peaks, n)
+    peaks = csr_matrix((np.ones(n, np.float32), columns, np.arange(n + 1)), (n, n_peaks))
+    cells = ad.AnnData(csr_matrix((n, 1), dtype=np.float32), obsm={"atac": peaks})
+    cells.obs_names = [f"cell-{i}" for i in range(n)]
+    cells.uns["atac_names"] = np.array([f"chr1:{i}-{i + 1}" for i in range(n_peaks)])
+    cells.obs["measured:atac"] = np.arange(n) % 2 == 0
+    row = DatasetRow.model_validate({"dataset": "x", "path": "x", "modalities": "atac=atac"})
+    tracemalloc.start()
+    modalities = take_modalities(cells, row)
+    assert modalities.by_name["atac"].measured_KF.shape == (2, n_peaks)
+    assert modalities.by_name["atac"].measured_KF.all(axis=1).tolist() == [False, True]
+    assert modalities.panel_N[:4].tolist() == [1, 0, 1, 0]
+    cells.obs["batch"] = "x"
+    write_modalities(cells, modalities)
+    problem = pose_problem(cells, [], ModalitySettings(n_peaks=50), seed=0)
+    assert len(problem.visible.features) == 50
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50e6
 
 
 @pytest.mark.parametrize(

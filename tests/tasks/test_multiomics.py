@@ -289,6 +289,31 @@ def test_true_peaks_score_as_perfect_in_the_units_that_methods_learn(
     np.testing.assert_allclose(scores["value"], 1, rtol=1e-5)
 
 
+def test_what_a_method_does_not_impute_counts_as_a_constant(multiome: Path, tmp_path: Path) -> None:
+    """A method that leaves out what is hard for it is no better for that."""
+    cells = ad.read_h5ad(multiome)
+    problem = pose_problem(cells, [], ModalitySettings(n_peaks=20, withheld_share=0.5), seed=0)
+    true_NF = normalise(read_modalities(cells).keep(problem.visible.features), "atac")
+    emb_ND = np.zeros((cells.n_obs, 2), np.float32)
+
+    def score(imputed_NF: np.ndarray) -> pd.Series:
+        write_joint(emb_ND, imputed_NF, problem, tmp_path / "e.h5ad")
+        table = score_imputation(ad.read_h5ad(tmp_path / "e.h5ad"), cells)
+        return table.set_index("metric")["value"]
+
+    half_NF = np.where(np.arange(20) < 10, true_NF, np.float32(np.nan))
+    half = score(half_NF)
+    assert half[["pearson", "spearman"]].tolist() == pytest.approx([0.5, 0.5])
+    assert half[f"pearson/{problem.visible.features[-1]}"] == 0
+    some_NF = np.where(np.arange(cells.n_obs)[:, None] % 2, true_NF, np.float32(np.nan))
+    assert 0.3 < score(some_NF)["pearson"] < 0.95
+    assert score(np.full_like(true_NF, np.nan)).isna().all()
+    old = ad.read_h5ad(tmp_path / "e.h5ad")
+    del old.obs["withheld"]
+    with pytest.raises(ValueError, match=r"no obs\['withheld'\].* delete its folder and run again"):
+        score_imputation(old, cells)
+
+
 def test_totalvi_leaves_peaks_out_and_says_so(
     multiome: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -339,6 +364,15 @@ def test_user_mistakes_are_named(dataset: Path, tmp_path: Path) -> None:
         pose_problem(plain, [], ModalitySettings(), seed=0)
     with pytest.raises(ValueError, match=r"no cell is left .* where bremsc_inhouse is withheld"):
         pose_problem(ad.read_h5ad(dataset), ["bremsc_inhouse"], ModalitySettings(), seed=0)
+    said = r"query batches in_house: the batches .* are bremsc_inhouse; look at `query`"
+    with pytest.raises(ValueError, match=said):
+        pose_problem(ad.read_h5ad(dataset), ["in_house"], ModalitySettings(), seed=0)
+    some = ad.read_h5ad(dataset)
+    some.uns["modalities"]["protein"]["measured"] = np.array([[False] * 10, [True] * 10])
+    some.obs["panel"] = np.where(np.arange(some.n_obs) < 80, "0", "1")
+    some.obs["batch"] = np.where(np.arange(some.n_obs) < 80, "plain", "cite")
+    with pytest.raises(ValueError, match=r"query batches plain: the batches .* are cite; look at"):
+        pose_problem(some, ["plain"], ModalitySettings(), seed=0)
     with pytest.raises(ValueError, match="no method 'magic'; there are: rna_pca"):
         run_joint_baseline(
             dataset, tmp_path / "e.h5ad", tmp_path / "r.json", method="magic", query=[],

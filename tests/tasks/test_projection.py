@@ -54,12 +54,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[ad.AnnData, ad.A
 
 
 def test_cells_of_known_batches_get_their_embeddings_again(
-    finished: tuple[ad.AnnData, ad.AnnData, Path],
+    finished: tuple[ad.AnnData, ad.AnnData, Path], tmp_path: Path
 ) -> None:
     first, _, model = finished
     some = first[10:60:3].copy()
     again = embed_later_cells(some, model, batch_key="batch", device="cpu", seed=5)
     np.testing.assert_allclose(again, some.obsm[EMBEDDING], atol=1e-5)
+    some.write_h5ad(tmp_path / "some.h5ad")
+    backed = ad.read_h5ad(tmp_path / "some.h5ad", backed="r")
+    from_file = embed_later_cells(backed, model, batch_key="batch", device="cpu", seed=5)
+    np.testing.assert_array_equal(from_file, again)
 
 
 def test_a_new_batch_lies_among_the_cells_of_its_types(
