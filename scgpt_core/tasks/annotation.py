@@ -294,8 +294,9 @@ def annotate_cells(
     Parameters
     ----------
     adata
-        Raw counts in X: sparse, dense or backed. Its genes may be others than those of the reference: what it lacks is
-        left out of the cells, and what the model did not learn from is not looked at.
+        Raw counts in X: sparse, dense or backed. Its genes may be others than those of the
+        reference: what it lacks is left out of the cells, and what the model did not learn from is
+        not looked at.
     model_folder
         The `model/` of `annotate_dataset`.
     device
