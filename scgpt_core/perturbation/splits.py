@@ -39,8 +39,11 @@ class Fold(NamedTuple):
 
     def truth(self, data: Perturbations, condition: str) -> NDArray[np.bool_]:
         """Cells that a test condition is predicted for: bool (N,)."""
-        true_N = data.condition_N == condition
-        return np.asarray(true_N if self.group is None else true_N & self._held_out(data))
+        return np.asarray(self.truths(data) & (data.condition_N == condition))
+
+    def truths(self, data: Perturbations) -> NDArray[np.bool_]:
+        """Perturbed cells of any condition, of the held-out group where there is one: bool (N,)."""
+        return ~data.is_control if self.group is None else ~data.is_control & self._held_out(data)
 
     def _held_out(self, data: Perturbations) -> NDArray[np.bool_]:
         if self.column is None:

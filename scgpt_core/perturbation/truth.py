@@ -37,7 +37,7 @@ class Truth:
 
     def __init__(self, data: Perturbations, fold: Fold) -> None:
         self.data, self.fold = data, fold
-        true_N = np.any([fold.truth(data, name) for name in data.conditions], axis=0)
+        true_N = fold.truths(data)
         self.conditions = data.well_measured(true_N)
         """Those that the state of a test condition is told apart from."""
         self.shift_CG = {
