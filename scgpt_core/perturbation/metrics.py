@@ -40,7 +40,7 @@ class Outcome:
     """Columns of the perturbed genes that are measured."""
     true_cells_TG: NDArray[np.float32]
     de_genes: NDArray[np.int64]
-    """The 20 genes that differ most from the control cells (Welch's t)."""
+    """The 20 genes that differ most from control cells of their batch and type (Welch's t)."""
 
     @property
     def mean(self) -> FloatArray:
