@@ -81,6 +81,7 @@ class Truth:
             true_shift_CG=self.shift_CG[half],
             own=self.row(condition),
             targets=tuple(columns[gene] for gene in genes_of(condition) if gene in columns),
+            unperturbed=data.unperturbed,
             true_cells_TG=data.log_NG[rows[:MOST_CELLS]].toarray(),
             de_genes=self._differential(condition),
         )

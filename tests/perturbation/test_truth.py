@@ -2,12 +2,13 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from scipy.stats import ttest_ind
 
-from scgpt_core.perturbation.data import CONTROL, Perturbations
-from scgpt_core.perturbation.metrics import N_DE
+from scgpt_core.perturbation.data import CONTROL, Perturbations, genes_of
+from scgpt_core.perturbation.metrics import N_DE, discrimination
 from scgpt_core.perturbation.splits import Fold
 from scgpt_core.perturbation.truth import Truth
 
@@ -31,7 +32,7 @@ def make_data(
         np.arange(n_cells).astype(str),
         names,
         pd.DataFrame(index=names),
-        {name[0]: g for g, name in enumerate(CONDITIONS)},
+        {genes_of(name)[0]: g for g, name in enumerate(sorted(set(condition_N) - {CONTROL}))},
     )
 
 
@@ -73,3 +74,17 @@ def test_in_one_stratum_differential_genes_are_those_of_welchs_t() -> None:
     parts = (data.condition_N == CONDITIONS[0], data.is_control & ~data.is_input)
     t_G = ttest_ind(*(data.log_NG[part].toarray() for part in parts), equal_var=False).statistic
     assert found.tolist() == np.argsort(-np.abs(t_G))[:N_DE].tolist()
+
+
+def test_discrimination_is_chance_where_all_are_predicted_alike() -> None:
+    """Also in a screen whose perturbations lower their own gene, to a tenth, and nothing else."""
+    genes = list("ABCDEFGHIJKLMNOPQRST")
+    condition_N = np.array([CONTROL] * 100 + [f"{gene}+ctrl" for gene in genes for _ in range(20)])
+    rate_NG = np.full((len(condition_N), 2 * len(genes)), 9.0)
+    for g, gene in enumerate(genes):
+        rate_NG[condition_N == f"{gene}+ctrl", g] *= 0.1
+    data = make_data(condition_N, np.full(len(condition_N), "T"), rate_NG)
+    truth = Truth(data, Fold((), (), data.conditions, ("0 of 1",) * len(genes)))
+    for shift_G in (np.zeros(len(data.genes)), truth.shift_CG[0].mean(axis=0)):
+        outcomes = [truth.shifted(name, 0, shift_G) for name in data.conditions]
+        assert np.mean([discrimination(each) for each in outcomes]) == pytest.approx(0.5)
