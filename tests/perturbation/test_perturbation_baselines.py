@@ -135,6 +135,16 @@ def test_linear_predicts_the_mean_for_genes_that_are_not_measured() -> None:
     assert not np.allclose(shift(("STAT1",)), training.mean_G)
 
 
+@pytest.mark.parametrize("method", ["pathway_ridge", "pathway_forest"])
+def test_gene_sets_without_two_of_the_perturbed_genes_are_refused(method: str) -> None:
+    data = read_perturbations(make_screen())
+    vectors = pathway_features(list(RESPONDING), {"a": ["JAK2", "CD4", "CD8A", "LYZ", "MYC"]})
+    features = dict(zip(RESPONDING, vectors, strict=True))
+    said = "perturbation.gene_sets has two of the 6 perturbed genes .CUL3, IFNGR1, .*, ..."
+    with pytest.raises(ValueError, match=said):
+        BASELINES[method](train(data, "CUL3+ctrl", "JAK2+ctrl"), features, 0)
+
+
 def test_features_are_alike_where_sets_are_shared_under_any_name() -> None:
     sets = {"a": ["MARCHF8", "JAK2", "STAT1", "CD4", "CD8A"], "b": ["STAT1"] * 5}
     features = pathway_features(["MARCH8", "JAK2", "CUL3"], sets)
