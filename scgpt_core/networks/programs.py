@@ -84,8 +84,8 @@ def find_dataset_programs(
         As `read_gene_sets` reads them.
     """
     folder = Path(output_folder)
-    described = {**settings.model_dump(mode="json"), "seed": seed}
-    with run_record(folder / "run.json", described) as run:
+    used = settings.model_dump(mode="json", include={"programs", "min_matched", "device"})
+    with run_record(folder / "run.json", {**used, "seed": seed}) as run:
         sets = read_gene_sets(gene_sets)
         ckpt = load_checkpoint(model_folder, settings.device)
         found = find_programs(ad.read_h5ad(dataset), ckpt, sets, settings, seed=seed)

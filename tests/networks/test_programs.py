@@ -145,4 +145,6 @@ def test_a_data_set_gets_its_tables_and_record(
     for name in names:
         tables = [pd.read_parquet(tmp_path / o / f"{name}.parquet") for o in ("first", "second")]
         pd.testing.assert_frame_equal(*tables)
-    assert read_json(tmp_path / "first/run.json")["settings"]["programs"]["n_genes"] == 400
+    used = read_json(tmp_path / "first/run.json")["settings"]
+    assert set(used) == {"programs", "min_matched", "device", "seed"}
+    assert used["programs"]["n_genes"] == 400

@@ -25,6 +25,7 @@ from scgpt_core.networks.validation import (
     score_network,
     validate_dataset,
 )
+from scgpt_core.runs import read_json
 
 CONTRAST = Contrast(labels=("CD14 monocyte",), control="ctrl", perturbed="stim")
 SETTINGS = NetworkSettings(
@@ -175,6 +176,14 @@ def test_all_networks_are_of_the_same_cells_and_genes(folder: Path) -> None:
     shifts = pd.read_parquet(folder / "shifts.parquet")
     assert len(shifts) == 2 * len(network.regulators)
     assert shifts["cells"].max() == 2
+
+
+def test_records_have_the_settings_that_were_used_alone(folder: Path) -> None:
+    used = {
+        name: read_json(folder / f"{name}.json")["settings"] for name in ("attention", "knockout")
+    }
+    assert set(used["attention"]) == {"attention", "zeros", "device", "init", "seed"}
+    assert set(used["knockout"]) == {"knockout", "zeros", "device", "seed"}
 
 
 def test_networks_are_scored_beside_each_other_and_beside_chance(folder: Path) -> None:
