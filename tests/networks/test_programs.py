@@ -123,6 +123,27 @@ def test_programs_of_real_cells_are_told_beside_chance(
     assert of_b_cells.idxmax() == "B cell"
 
 
+def test_no_program_is_no_failure(
+    kang: ad.AnnData,
+    make_checkpoint: CheckpointMaker,
+    gene_sets: dict[str, frozenset[str]],
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+) -> None:
+    asked = ProgramSettings(n_genes=60, max_cells=20, max_tokens=80, min_genes=61)
+    settings = NetworkSettings(programs=asked, device="cpu")
+    found = find_programs(kang[:150].copy(), make_checkpoint(), gene_sets, settings, seed=0)
+    for name in ("genes", "activity", "enrichment"):
+        table = found._asdict()[name]
+        table.to_parquet(tmp_path / "table.parquet")
+        assert pd.read_parquet(tmp_path / "table.parquet").columns.equals(table.columns)
+        assert {"source", "program"} <= set(table.columns)
+        assert table.empty
+    assert (found.scores["value"] == 0).all()
+    assert set(found.scores["source"]) == set(SOURCES)
+    assert "has 61 of them, so there is no program: lower networks.programs.min_g" in caplog.text
+
+
 def test_a_data_set_gets_its_tables_and_record(
     kang: ad.AnnData, make_checkpoint: CheckpointMaker, resources: Path, tmp_path: Path
 ) -> None:
