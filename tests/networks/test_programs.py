@@ -67,6 +67,19 @@ def test_contextual_embeddings_are_means_over_the_cells_that_have_the_gene(
     np.testing.assert_allclose(alone, found, atol=1e-5)
 
 
+def test_genes_that_are_asked_for_come_first_where_they_fit(
+    monocytes: ad.AnnData, make_checkpoint: CheckpointMaker
+) -> None:
+    ckpt, cells = make_checkpoint(), monocytes[:3].copy()
+    token_ids = match_genes_of(cells, ckpt.vocab, 0.5).ids
+    asked = token_ids[(cells.X.toarray() > 0).any(0)][:50]
+    found = [
+        contextual_embeddings(read_cells(cells, token_ids), ckpt, asked, max_tokens=n, seed=0)
+        for n in (51, 50)
+    ]
+    assert [bool(np.isfinite(emb_GD).all()) for emb_GD in found] == [True, False]
+
+
 def test_static_embeddings_are_what_enters_the_model(make_checkpoint: CheckpointMaker) -> None:
     ckpt = make_checkpoint()
     found = static_embeddings(ckpt, np.array([5, 3], np.int32))
