@@ -51,7 +51,8 @@ def attend_dataset(
     ValueError
         Where the model has no such layer or heads.
     """
-    described = {**settings.model_dump(mode="json"), "init": init, "seed": seed}
+    used = settings.model_dump(mode="json", include={"attention", "zeros", "device"})
+    described = {**used, "init": init, "seed": seed}
     with run_record(run_json, described) as run:
         ckpt = load_checkpoint(model_folder, settings.device)
         if init == "random":

@@ -45,7 +45,8 @@ def contextual_embeddings(
     Parameters
     ----------
     max_tokens
-        Longest sequence; of longer cells the genes that are asked for come first.
+        Longest sequence, <cls> included. Longer cells are sampled: the genes that are asked for
+        come first where fewer than this are asked for, and else all genes are drawn alike.
     """
     device = next(ckpt.model.parameters()).device
     keep = tuple(token_ids.tolist()) if len(token_ids) < max_tokens else ()

@@ -62,8 +62,8 @@ def knock_out_dataset(
     ValueError
         Where the model has no GEPC, which predicts genes from the embedding of the cell.
     """
-    described = {**settings.model_dump(mode="json"), "seed": seed}
-    with run_record(run_json, described) as run:
+    used = settings.model_dump(mode="json", include={"knockout", "zeros", "device"})
+    with run_record(run_json, {**used, "seed": seed}) as run:
         ckpt = load_checkpoint(model_folder, settings.device)
         network = open_network(cells)
         genes, regulators = network.token_ids, network.columns

@@ -40,7 +40,6 @@ from scgpt_core.runs import run_record, write_parquet
 STATIC, CONTEXTUAL, COEXPRESSION, RANDOM = "static", "contextual", "coexpression", "random"
 SOURCES: Final = (STATIC, CONTEXTUAL, COEXPRESSION, RANDOM)
 """What programs are made of: two kinds of embeddings of the model, and two baselines."""
-NO_PROGRAM: Final = -1
 SIGNIFICANT: Final = 0.05
 """q below which a gene set is called enriched."""
 _RANDOM_DRAWS = 20
@@ -84,8 +83,8 @@ def find_dataset_programs(
         As `read_gene_sets` reads them.
     """
     folder = Path(output_folder)
-    described = {**settings.model_dump(mode="json"), "seed": seed}
-    with run_record(folder / "run.json", described) as run:
+    used = settings.model_dump(mode="json", include={"programs", "min_matched", "device"})
+    with run_record(folder / "run.json", {**used, "seed": seed}) as run:
         sets = read_gene_sets(gene_sets)
         ckpt = load_checkpoint(model_folder, settings.device)
         found = find_programs(ad.read_h5ad(dataset), ckpt, sets, settings, seed=seed)
@@ -104,6 +103,9 @@ def find_programs(
 ) -> Programs:
     """Cluster the variable genes of a data set by each source's vectors.
 
+    A source without a cluster of `min_genes` genes has no programs: scores of 0, and no rows in the
+    other tables.
+
     Parameters
     ----------
     adata
@@ -112,7 +114,7 @@ def find_programs(
     Raises
     ------
     ValueError
-        Where too few of the counts have a token, or no gene set is among the genes.
+        Where too few of the counts have a token.
     """
     asked = settings.programs
     vectors, logged = _embed_genes(adata, ckpt, settings, seed=seed)
@@ -125,6 +127,14 @@ def find_programs(
     }
     enrichment = {source: enrich(found, symbols, gene_sets) for source, found in programs.items()}
     scores = {s: _score(programs[s], enrichment[s]) for s in programs}
+    for source in [s for s in programs if not programs[s]]:
+        logger.warning(
+            "%s: no cluster of the %d genes has %d of them, so there is no program: lower "
+            "networks.programs.min_genes or resolution",
+            source,
+            len(symbols),
+            asked.min_genes,
+        )
     programs[RANDOM], enrichment[RANDOM], scores[RANDOM] = _draw_programs(
         programs[STATIC], symbols, gene_sets, seed=seed
     )
@@ -191,7 +201,7 @@ def name_programs(
     """Genes by program, "1" the greatest; clusters of fewer than `min_genes` genes are none."""
     labels, sizes = np.unique(cluster_G, return_counts=True)
     order = np.argsort(-sizes, kind="stable")
-    kept = [labels[i] for i in order if sizes[i] >= min_genes and labels[i] != NO_PROGRAM]
+    kept = [labels[i] for i in order if sizes[i] >= min_genes]
     return {
         str(number): [genes[g] for g in np.flatnonzero(cluster_G == label)]
         for number, label in enumerate(kept, start=1)
@@ -199,11 +209,11 @@ def name_programs(
 
 
 def _activity(logged: ad.AnnData, programs: Mapping[str, list[str]], seed: int) -> pd.DataFrame:
-    cells, scores = logged.copy(), {}
+    cells, scores = logged.copy(), pd.DataFrame(index=logged.obs_names)
     for program, genes in programs.items():
         sc.tl.score_genes(cells, genes, score_name="score", random_state=seed)
         scores[program] = cells.obs["score"].to_numpy()
-    mean = pd.DataFrame(scores).groupby(logged.obs[LABEL].astype(str).to_numpy()).mean()
+    mean = scores.groupby(logged.obs[LABEL].astype(str).to_numpy()).mean()
     mean.index.name = "label"
     return mean.reset_index().melt("label", var_name="program", value_name="activity")
 
@@ -223,10 +233,10 @@ def _draw_programs(
 ) -> tuple[dict[str, list[str]], pd.DataFrame, dict[str, float]]:
     """Random programs of these sizes: those of the first draw, and mean scores of all draws."""
     rng = np.random.default_rng(seed)
-    sizes = [len(members) for members in programs.values()]
+    ends = np.cumsum([len(members) for members in programs.values()], dtype=int)
     drawn, tables, scores = [], [], []
     for _ in range(_RANDOM_DRAWS):
-        parts = np.split(rng.permutation(genes)[: sum(sizes)], np.cumsum(sizes)[:-1])
+        parts = np.split(rng.permutation(genes), ends)[:-1]  # the last is in no program
         drawn.append({name: part.tolist() for name, part in zip(programs, parts, strict=True)})
         tables.append(enrich(drawn[-1], genes, gene_sets))
         scores.append(_score(drawn[-1], tables[-1]))

@@ -5,7 +5,7 @@ Shapes: T regulators, G targets, R random networks.
 
 import logging
 import random
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -124,8 +124,8 @@ def score_network(edges: pd.DataFrame, truth: Truth) -> dict[str, float]:
     weight = np.nan_to_num(weight_TG, nan=-1.0)[truth.candidate_TG]
     known = truth.known_TG[truth.candidate_TG]
     share = known.mean()
-    found = float(average_precisions(known[None], weight)[0])
-    drawn_R = average_precisions(truth.random_RTG[:, truth.candidate_TG], weight)
+    found = float(average_precisions([known], weight)[0])
+    drawn_R = average_precisions((each[truth.candidate_TG] for each in truth.random_RTG), weight)
     first = np.argsort(-weight, kind="stable")[: known.sum()]
     early = known[first].mean()
     return {
@@ -140,19 +140,20 @@ def score_network(edges: pd.DataFrame, truth: Truth) -> dict[str, float]:
 
 
 def average_precisions(
-    known_RP: NDArray[np.bool_], weight_P: NDArray[np.floating]
+    truths: Iterable[NDArray[np.bool_]], weight_P: NDArray[np.floating]
 ) -> NDArray[np.float64]:
-    """Areas under the precision-recall curves of one ranking for several truths: (R,).
+    """Areas under the precision-recall curves of one ranking for several truths, each (P,): (R,).
 
-    As scikit-learn's `average_precision_score`, which sorts the P pairs anew for each truth.
+    As scikit-learn's `average_precision_score`, which sorts the P pairs anew for each truth. Memory
+    does not grow with the truths.
     """
     order = np.argsort(-weight_P, kind="stable")
     last = np.flatnonzero(np.append(np.diff(weight_P[order]) != 0, True))  # of equal weights
-    hits = known_RP[:, order].cumsum(1)[:, last]
-    precision = hits / (last + 1)
-    areas_R = (np.diff(hits, axis=1, prepend=0) * precision).sum(1)
-    found_R: NDArray[np.float64] = areas_R / known_RP.sum(1)
-    return found_R
+    areas = []
+    for known_P in truths:
+        hits = known_P[order].cumsum()[last]
+        areas.append((np.diff(hits, prepend=0) * (hits / (last + 1))).sum() / known_P.sum())
+    return np.array(areas)
 
 
 def score_networks(

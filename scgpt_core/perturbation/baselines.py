@@ -20,7 +20,7 @@ from sklearn.linear_model import RidgeCV
 from scgpt_core.config import PerturbationSettings
 from scgpt_core.networks.gene_sets import read_gene_sets
 from scgpt_core.perturbation.data import Perturbations, genes_of
-from scgpt_core.perturbation.features import pathway_features
+from scgpt_core.perturbation.features import LEAST_GENES, MOST_GENES, pathway_features
 from scgpt_core.perturbation.predictions import (
     Predictor,
     predict_folds,
@@ -84,7 +84,8 @@ def run_baseline(
     Raises
     ------
     ValueError
-        Where there is no such method, or the data are not as they should be.
+        Where there is no such method, the data are not as they should be, or no gene set has two of
+        the perturbed genes and the method is of gene sets.
     """
     if method not in BASELINES:
         message = f"there is no baseline {method!r}; there are: {', '.join(BASELINES)}"
@@ -178,7 +179,16 @@ def pathway_forest(training: Training, features: Features, seed: int) -> Shift:
 
 
 def _rows(conditions: Sequence[str], features: Features) -> FloatArray:
-    return np.array([_sum(genes_of(name), features) for name in conditions])
+    rows_CF = np.array([_sum(genes_of(name), features) for name in conditions])
+    if not rows_CF.shape[1]:
+        named = ", ".join([*sorted(features)[:5], *(["..."] if len(features) > 5 else [])])
+        message = (
+            f"no set of {LEAST_GENES} to {MOST_GENES} genes in perturbation.gene_sets has two of "
+            f"the {len(features)} perturbed genes ({named}): name other gene sets, or leave "
+            "pathway_ridge and pathway_forest out of benchmark.methods"
+        )
+        raise ValueError(message)
+    return rows_CF
 
 
 def _sum(genes: Sequence[str], features: Features) -> FloatArray:

@@ -125,13 +125,13 @@ class Perturbations:
         code = {name: i for i, name in enumerate(conditions)}
         condition_N = np.array([code.get(name, -1) for name in self.condition_N])
         chosen_N = cells_N & (condition_N >= 0)
-        group_N = condition_N * n_strata + self.stratum
-        mean, n_cells = self._group_means(group_N, chosen_N, len(conditions) * n_strata)
-        mean_CSG = mean.reshape(len(conditions), n_strata, len(self.genes))
-        n_CS = n_cells.reshape(len(conditions), n_strata)
-        weight_CS = n_CS / np.maximum(n_CS.sum(1, keepdims=True), 1)
+        mean_CG, n_C = self._group_means(condition_N, chosen_N, len(conditions))
+        group_M = (condition_N * n_strata + self.stratum)[chosen_N]
+        n_CS = np.bincount(group_M, minlength=len(conditions) * n_strata).reshape(-1, n_strata)
+        weight_CS = n_CS / np.maximum(n_C, 1)[:, None]
         assert not (weight_CS[:, n_S == 0] > 0).any(), "every stratum has control cells"
-        return np.asarray(np.einsum("cs,csg->cg", weight_CS, mean_CSG - base_SG))
+        # The mean of what the strata change by, without a mean of every condition in every stratum.
+        return np.asarray(mean_CG - weight_CS @ base_SG)
 
     def of_genes(self, genes: Collection[str]) -> "Perturbations":
         """Keep all cells, and of the measured genes these alone."""

@@ -37,10 +37,12 @@ class Outcome:
     own: int
     """Which of them is this condition's."""
     targets: tuple[int, ...]
-    """Columns of the perturbed genes that are measured."""
+    """Columns of its perturbed genes that are measured."""
+    unperturbed: NDArray[np.int64]
+    """Columns of the genes that no condition perturbs."""
     true_cells_TG: NDArray[np.float32]
     de_genes: NDArray[np.int64]
-    """The 20 genes that differ most from the control cells (Welch's t)."""
+    """The 20 genes that differ most from control cells of their batch and type (Welch's t)."""
 
     @property
     def mean(self) -> FloatArray:
@@ -136,11 +138,15 @@ def mmd(outcome: Outcome) -> float:
 def discrimination(outcome: Outcome) -> float:
     """Share of the other perturbations whose true change is farther from the predicted one.
 
-    1: its own is the nearest of all; 0.5: chance, as where all are predicted alike. Euclidean
-    distance without the perturbed genes themselves, as the perturbation discrimination score of the
-    Virtual Cell Challenge 2025 (there Manhattan) and the centroid accuracy of Systema.
+    1: its own is the nearest of all; 0.5: chance, as the mean where all are predicted alike.
+    Euclidean distance over the genes that no condition perturbs; missing where there are none. The
+    perturbation discrimination score of the Virtual Cell Challenge 2025 (Manhattan) leaves out the
+    target of the scored perturbation alone: those of the others, which fall in their own cells,
+    then push them away from any prediction. Akin to the centroid accuracy of Systema.
     """
-    gap_CG = np.delete(outcome.true_shift_CG - outcome.shift_G, outcome.targets, axis=1)
+    if not len(outcome.unperturbed):
+        return float("nan")
+    gap_CG = outcome.true_shift_CG[:, outcome.unperturbed] - outcome.shift_G[outcome.unperturbed]
     distance_C = np.linalg.norm(gap_CG, axis=1)
     others_C = np.delete(distance_C, outcome.own)
     nearest = distance_C[outcome.own]

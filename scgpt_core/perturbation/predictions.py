@@ -110,8 +110,8 @@ def reverse_fold(
     for condition in fold.test:
         truth_N = fold.truth(data, condition)
         target_G = data.shifts(
-            data.conditions, cells_N=truth_N, controls_N=data.is_control & ~data.is_input
-        )[data.conditions.index(condition)]
+            [condition], cells_N=truth_N, controls_N=data.is_control & ~data.is_input
+        )[0]
         alone = rank(target_G, {name: library[name] for name in singles})
         best = [genes_of(name)[0] for name in alone["candidate"][: settings.pair_genes]]
         pairs = sorted(measured.union(map(name_condition, itertools.combinations(best, 2))))

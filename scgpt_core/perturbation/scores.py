@@ -193,7 +193,8 @@ def _recall(own: pd.DataFrame, ranks: pd.DataFrame) -> dict[str, float]:
     found = states["candidate"].map(genes_of).map(set)
     is_hit = [true <= names for true, names in zip(truth, found, strict=True)]
     best = states[is_hit].pivot_table("rank", [FOLD, CONDITION], "genes", aggfunc="min")
-    best = best.reindex(own.set_index([FOLD, CONDITION]).index)
+    # What no state is found by has no rank, and is a miss where there were candidates.
+    best = best.reindex(own.set_index([FOLD, CONDITION]).index, columns=states["genes"].unique())
     conditions = best.index.get_level_values(CONDITION)
     is_single = np.array([len(genes_of(condition)) == 1 for condition in conditions])
     values = {}

@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scgpt_core.config import PerturbationSplitSettings
-from scgpt_core.perturbation.data import Perturbations, genes_of
+from scgpt_core.perturbation.data import LEAST_CELLS, Perturbations, genes_of
 from scgpt_core.runs import read_json, write_json
 
 _FORMAT: Final = "scgpt-perturbation-split-2"
+_KEYS: Final = {"batch": "batch_key", "cell_type": "label_key"}
+"""Columns of datasets.tsv that name the groups."""
 logger = logging.getLogger(__name__)
 
 
@@ -39,8 +41,11 @@ class Fold(NamedTuple):
 
     def truth(self, data: Perturbations, condition: str) -> NDArray[np.bool_]:
         """Cells that a test condition is predicted for: bool (N,)."""
-        true_N = data.condition_N == condition
-        return np.asarray(true_N if self.group is None else true_N & self._held_out(data))
+        return np.asarray(self.truths(data) & (data.condition_N == condition))
+
+    def truths(self, data: Perturbations) -> NDArray[np.bool_]:
+        """Perturbed cells of any condition, of the held-out group where there is one: bool (N,)."""
+        return ~data.is_control if self.group is None else ~data.is_control & self._held_out(data)
 
     def _held_out(self, data: Perturbations) -> NDArray[np.bool_]:
         if self.column is None:
@@ -104,7 +109,8 @@ def make_split(
     Raises
     ------
     ValueError
-        Where there are too few genes or groups.
+        Where there are too few genes, groups or cells: a fold has conditions to learn from and
+        conditions to predict.
     """
     rng = np.random.default_rng(seed)
     if settings.by == "gene":
@@ -143,7 +149,15 @@ def _unseen(
     """Fold in which the genes that were dealt to it are unseen, and the combinations as such."""
     dealt = {name for name, fold in fold_of.items() if fold == number}
     test = tuple(c for c in data.conditions if not dealt.isdisjoint((c, *genes_of(c))))
-    train, validation = _set_aside(set(data.conditions) - set(test), settings, rng)
+    rest = set(data.conditions) - set(test)
+    if not rest:
+        message = (
+            f"fold {number + 1} of {settings.n_folds} leaves nothing to learn from: each of the "
+            f"{len(test)} conditions is dealt to it, or has a gene that is ({test[0]}, ...); raise "
+            "perturbation.split.n_folds, or add conditions in which one gene alone is perturbed"
+        )
+        raise ValueError(message)
+    train, validation = _set_aside(rest, settings, rng)
     return Fold(train, validation, test, _seen(test, train))
 
 
@@ -161,9 +175,25 @@ def _by_group(
         if not test:
             logger.warning("%s is not held out: it has too few perturbed cells", group)
             continue
-        outside = set(data.condition_N[column_N != group].tolist())
-        train, validation = _set_aside(outside & set(data.conditions), settings, rng)
+        outside = set(data.condition_N[column_N != group].tolist()) & set(data.conditions)
+        if not outside:
+            message = (
+                f"all {(~data.is_control).sum()} perturbed cells have the {settings.by} {group!r}: "
+                "to hold it out leaves nothing to learn from; set perturbation.split.by to gene, "
+                f"or choose another {_KEYS[settings.by]} in datasets.tsv"
+            )
+            raise ValueError(message)
+        train, validation = _set_aside(outside, settings, rng)
         folds.append(Fold(train, validation, test, _seen(test, train), settings.by, group))
+    if not folds:
+        least = LEAST_CELLS // 2
+        message = (
+            f"none of the {len(groups)} groups by {settings.by} ({', '.join(groups[:5])}"
+            f"{', ...' if len(groups) > 5 else ''}) has {2 * least} cells of a condition, {least} "
+            "in each half of the truth: set perturbation.split.by to gene, or choose another "
+            f"{_KEYS[settings.by]} in datasets.tsv"
+        )
+        raise ValueError(message)
     return folds
 
 

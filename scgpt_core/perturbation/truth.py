@@ -6,7 +6,8 @@ other: no method can be expected to do better.
 Shapes: T true cells, M predicted cells, G measured genes, C conditions.
 """
 
-from typing import Final
+from functools import cached_property
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,14 @@ SHIFTED_CELLS: Final = 100
 FloatArray = NDArray[np.float64]
 
 
+class _Moments(NamedTuple):
+    """Mean and variance of cells of one stratum, and how many there are."""
+
+    mean_G: NDArray[np.float32]
+    variance_G: NDArray[np.float32]
+    n_cells: int
+
+
 class Truth:
     """Test conditions of a fold, as they truly are.
 
@@ -37,7 +46,7 @@ class Truth:
 
     def __init__(self, data: Perturbations, fold: Fold) -> None:
         self.data, self.fold = data, fold
-        true_N = np.any([fold.truth(data, name) for name in data.conditions], axis=0)
+        true_N = fold.truths(data)
         self.conditions = data.well_measured(true_N)
         """Those that the state of a test condition is told apart from."""
         self.shift_CG = {
@@ -72,6 +81,7 @@ class Truth:
             true_shift_CG=self.shift_CG[half],
             own=self.row(condition),
             targets=tuple(columns[gene] for gene in genes_of(condition) if gene in columns),
+            unperturbed=data.unperturbed,
             true_cells_TG=data.log_NG[rows[:MOST_CELLS]].toarray(),
             de_genes=self._differential(condition),
         )
@@ -96,16 +106,39 @@ class Truth:
         return rows[np.argsort(self.data.cell_ids[rows], kind="stable")]
 
     def _differential(self, condition: str) -> NDArray[np.int64]:
-        """Genes with the greatest absolute Welch's t, of all true cells against control cells."""
-        data = self.data
+        """Genes with the greatest absolute Welch's t, of all true cells against control cells.
+
+        Of every cell the mean of its stratum's control cells is taken off: what tells batches and
+        cell types apart is no effect of a perturbation.
+        """
+        true = self._moments(self.fold.truth(self.data, condition))
         statistics = []
-        for chosen_N in (self.fold.truth(data, condition), data.is_control & ~data.is_input):
-            mean_G, variance_G = mean_variance_axis(data.log_NG[chosen_N], axis=0)
-            n_cells = int(chosen_N.sum())
+        for moments in (true, {stratum: self._of_controls[stratum] for stratum in true}):
+            n_S = [m.n_cells for m in moments.values()]
+            n_cells = sum(n_S)
+            gap_SG = np.array([m.mean_G - self._of_controls[s].mean_G for s, m in moments.items()])
+            mean_G = np.average(gap_SG, axis=0, weights=n_S).astype(np.float32)
+            within_SG = np.array([m.variance_G for m in moments.values()])
+            variance_G = np.average(within_SG + (gap_SG - mean_G) ** 2, axis=0, weights=n_S)
+            variance_G = variance_G.astype(np.float32)
             deviation_G = np.sqrt(variance_G * n_cells / max(n_cells - 1, 1)) + 1e-9
             statistics += [mean_G, deviation_G, n_cells]
         t_G = ttest_ind_from_stats(*statistics, equal_var=False).statistic
         return np.argsort(-np.abs(t_G), kind="stable")[:N_DE]
+
+    @cached_property
+    def _of_controls(self) -> dict[int, _Moments]:
+        """Of control cells that no method was given."""
+        return self._moments(self.data.is_control & ~self.data.is_input)
+
+    def _moments(self, chosen_N: NDArray[np.bool_]) -> dict[int, _Moments]:
+        """Of these cells, by stratum."""
+        found = {}
+        for stratum in np.unique(self.data.stratum[chosen_N]).tolist():
+            part = self.data.log_NG[chosen_N & (self.data.stratum == stratum)]
+            mean_G, variance_G = mean_variance_axis(part, axis=0)
+            found[stratum] = _Moments(mean_G, variance_G, part.shape[0])
+        return found
 
 
 def _mask(rows: NDArray[np.int64], n_cells: int) -> NDArray[np.bool_]:

@@ -110,23 +110,26 @@ def test_cells_of_a_type_that_the_reference_lacks_are_novel(reference: Reference
 
 
 def test_confidence_is_measured_across_data_sets(tmp_path: Path) -> None:
-    # Within a data set labels are certain; across the three data sets every fifth is another.
+    # Each of three data sets has every fifth of 20 kinds of cells wrong, another's not its own:
+    # its own cells would confirm that, and those of the others tell.
     rng = np.random.default_rng(0)
-    n, true = 900, rng.integers(0, 2, 900)
-    dataset = rng.integers(0, 3, n)
-    emb = rng.normal(0, 0.3, (n, 8))
-    emb[np.arange(n), true] += 1
-    emb[np.arange(n), 4 + dataset] += 4
-    flipped = rng.random(n) < 0.2
-    labels = np.array(["B cell", "T cell"])[np.where(flipped, 1 - true, true)]
+    n, n_kinds = 900, 20
+    dataset, kind = rng.integers(0, 3, n), rng.integers(0, n_kinds, n)
+    emb = rng.normal(0, 0.1, (n, n_kinds + 3))
+    emb[np.arange(n), kind] += 2
+    emb[np.arange(n), n_kinds + dataset] += 1
+    is_wrong = kind % 5 == dataset
+    labels = np.array(["B cell", "T cell"])[(kind % 2) ^ is_wrong]
     names = np.array(["one", "two", "three"])[dataset]
     reference = make_reference(tmp_path, unit(emb), cell_type=labels, dataset_id=names)
     across = LabelTransfer(reference, SETTINGS).report
     assert across["calibrated_across"] == "dataset_id"
     assert across["calibration_cells"] == n
-    assert across["calibration_error"] < 0.06
     within = LabelTransfer(reference, SETTINGS.model_copy(update={"calibrate_across": None}))
     assert within.report["calibrated_across"] is None
+    assert within.report["calibration_accuracy"] > 0.95
+    assert across["calibration_accuracy"] < 0.7
+    assert across["calibration_error"] < 0.06
 
 
 def test_confidence_holds_for_new_cells(tmp_path: Path) -> None:

@@ -67,6 +67,19 @@ def test_contextual_embeddings_are_means_over_the_cells_that_have_the_gene(
     np.testing.assert_allclose(alone, found, atol=1e-5)
 
 
+def test_genes_that_are_asked_for_come_first_where_they_fit(
+    monocytes: ad.AnnData, make_checkpoint: CheckpointMaker
+) -> None:
+    ckpt, cells = make_checkpoint(), monocytes[:3].copy()
+    token_ids = match_genes_of(cells, ckpt.vocab, 0.5).ids
+    asked = token_ids[(cells.X.toarray() > 0).any(0)][:50]
+    found = [
+        contextual_embeddings(read_cells(cells, token_ids), ckpt, asked, max_tokens=n, seed=0)
+        for n in (51, 50)
+    ]
+    assert [bool(np.isfinite(emb_GD).all()) for emb_GD in found] == [True, False]
+
+
 def test_static_embeddings_are_what_enters_the_model(make_checkpoint: CheckpointMaker) -> None:
     ckpt = make_checkpoint()
     found = static_embeddings(ckpt, np.array([5, 3], np.int32))
@@ -123,6 +136,27 @@ def test_programs_of_real_cells_are_told_beside_chance(
     assert of_b_cells.idxmax() == "B cell"
 
 
+def test_no_program_is_no_failure(
+    kang: ad.AnnData,
+    make_checkpoint: CheckpointMaker,
+    gene_sets: dict[str, frozenset[str]],
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+) -> None:
+    asked = ProgramSettings(n_genes=60, max_cells=20, max_tokens=80, min_genes=61)
+    settings = NetworkSettings(programs=asked, device="cpu")
+    found = find_programs(kang[:150].copy(), make_checkpoint(), gene_sets, settings, seed=0)
+    for name in ("genes", "activity", "enrichment"):
+        table = found._asdict()[name]
+        table.to_parquet(tmp_path / "table.parquet")
+        assert pd.read_parquet(tmp_path / "table.parquet").columns.equals(table.columns)
+        assert {"source", "program"} <= set(table.columns)
+        assert table.empty
+    assert (found.scores["value"] == 0).all()
+    assert set(found.scores["source"]) == set(SOURCES)
+    assert "has 61 of them, so there is no program: lower networks.programs.min_g" in caplog.text
+
+
 def test_a_data_set_gets_its_tables_and_record(
     kang: ad.AnnData, make_checkpoint: CheckpointMaker, resources: Path, tmp_path: Path
 ) -> None:
@@ -145,4 +179,6 @@ def test_a_data_set_gets_its_tables_and_record(
     for name in names:
         tables = [pd.read_parquet(tmp_path / o / f"{name}.parquet") for o in ("first", "second")]
         pd.testing.assert_frame_equal(*tables)
-    assert read_json(tmp_path / "first/run.json")["settings"]["programs"]["n_genes"] == 400
+    used = read_json(tmp_path / "first/run.json")["settings"]
+    assert set(used) == {"programs", "min_matched", "device", "seed"}
+    assert used["programs"]["n_genes"] == 400

@@ -1,5 +1,6 @@
 """Networks are judged beside chance that knows the degrees, and by what changes in real cells."""
 
+import tracemalloc
 from pathlib import Path
 
 import anndata as ad
@@ -19,12 +20,14 @@ from scgpt_core.networks.knockout import knock_out_dataset
 from scgpt_core.networks.preparation import open_network, prepare_network, take_contrast
 from scgpt_core.networks.validation import (
     N_RANDOM,
+    Truth,
     average_precisions,
     graph_edges,
     known_network,
     score_network,
     validate_dataset,
 )
+from scgpt_core.runs import read_json
 
 CONTRAST = Contrast(labels=("CD14 monocyte",), control="ctrl", perturbed="stim")
 SETTINGS = NetworkSettings(
@@ -102,6 +105,23 @@ def test_average_precision_is_scikit_learns_for_each_truth() -> None:
     np.testing.assert_allclose(average_precisions(known, weight), expected)
 
 
+def test_random_networks_are_scored_one_by_one() -> None:
+    rng = np.random.default_rng(0)
+    shape = (20, 500)
+    known_RTG = rng.random((1 + N_RANDOM, *shape)) < 0.02
+    names = [f"T{t}" for t in range(20)], [f"G{g}" for g in range(500)]
+    truth = Truth(*names, known_RTG[0], np.ones(shape, np.bool_), known_RTG[1:])
+    pairs = [(t, g) for t in names[0] for g in names[1]]
+    edges = pd.DataFrame(pairs, columns=["regulator", "target"]).assign(weight=rng.random(10_000))
+    tracemalloc.start()
+    scores = score_network(edges, truth)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * known_RTG.size  # hits of all networks at once
+    expected = [average_precision_score(k.ravel(), edges["weight"]) for k in known_RTG[1:]]
+    assert scores["random AUPRC"] == pytest.approx(np.mean(expected), rel=1e-12)
+
+
 def test_a_graph_has_the_signs_of_correlation_where_the_method_has_none() -> None:
     network = all_edges({("T0", "G0"): 0.9, ("T1", "G1"): 0.8}).assign(condition="all")
     correlation = network.assign(sign=-1)
@@ -175,6 +195,14 @@ def test_all_networks_are_of_the_same_cells_and_genes(folder: Path) -> None:
     shifts = pd.read_parquet(folder / "shifts.parquet")
     assert len(shifts) == 2 * len(network.regulators)
     assert shifts["cells"].max() == 2
+
+
+def test_records_have_the_settings_that_were_used_alone(folder: Path) -> None:
+    used = {
+        name: read_json(folder / f"{name}.json")["settings"] for name in ("attention", "knockout")
+    }
+    assert set(used["attention"]) == {"attention", "zeros", "device", "init", "seed"}
+    assert set(used["knockout"]) == {"knockout", "zeros", "device", "seed"}
 
 
 def test_networks_are_scored_beside_each_other_and_beside_chance(folder: Path) -> None:

@@ -1,11 +1,19 @@
 """Screens are read in the spellings of GEARS and of scPerturb, checked, and halved."""
 
+import tracemalloc
+
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.sparse import csr_matrix
 from screen import make_screen
 
-from scgpt_core.perturbation.data import CONTROL, read_conditions, read_perturbations
+from scgpt_core.perturbation.data import (
+    CONTROL,
+    Perturbations,
+    read_conditions,
+    read_perturbations,
+)
 from scgpt_core.tasks.datasets import variable_genes
 
 
@@ -113,6 +121,38 @@ def test_shifts_compare_cells_with_controls_of_their_batch() -> None:
     np.testing.assert_allclose(changed, expected, atol=1e-6)
     fallen = {data.genes[i] for i in np.argsort(changed)[:2]}
     assert fallen == {"NKG7", "GNLY"}
+
+
+def test_shifts_weigh_strata_by_the_cells_in_little_memory() -> None:
+    rng = np.random.default_rng(0)
+    n_conditions, n_strata, n_genes = 30, 40, 400
+    conditions = [CONTROL, *(f"G{i:02}+ctrl" for i in range(n_conditions))]
+    condition_N = np.array([*[CONTROL] * 4 * n_strata, *rng.choice(conditions[1:], 3000)])
+    batch_N = np.arange(len(condition_N)) % n_strata
+    data = Perturbations(
+        csr_matrix(rng.poisson(0.2, (len(condition_N), n_genes)).astype(np.float32)),
+        condition_N,
+        batch_N.astype(str),
+        np.full(len(condition_N), "THP-1"),
+        np.arange(len(condition_N)),
+        np.arange(len(condition_N)).astype(str),
+        tuple(f"gene_{i}" for i in range(n_genes)),
+        pd.DataFrame(index=range(n_genes)),
+        {},
+    )
+    cells_N = ~data.is_control & ((batch_N < 20) | (condition_N != conditions[1]))
+    data.stratum  # noqa: B018  cached before the memory is measured
+    tracemalloc.start()
+    found = data.shifts(conditions[1:], cells_N=cells_N, controls_N=data.is_control)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * n_conditions * n_strata * n_genes
+    dense = data.log_NG.toarray().astype(np.float64)
+    base = np.array([dense[data.is_control & (batch_N == s)].mean(0) for s in range(n_strata)])
+    for i in (0, 7):
+        chosen_N = cells_N & (condition_N == conditions[1 + i])
+        expected = (dense[chosen_N] - base[batch_N[chosen_N]]).mean(0)
+        np.testing.assert_allclose(found[i], expected, atol=1e-12)
 
 
 def test_predictions_start_from_controls_of_the_batches_in_question() -> None:

@@ -135,6 +135,45 @@ def test_linear_predicts_the_mean_for_genes_that_are_not_measured() -> None:
     assert not np.allclose(shift(("STAT1",)), training.mean_G)
 
 
+def test_cell_mean_counts_cells_and_the_control_among_them() -> None:
+    data = read_perturbations(make_screen())
+    training = train(data, "CUL3+ctrl", "SMAD4+ctrl")
+    shift = BASELINES["cell_mean"](training, {}, 0)
+    is_training = np.isin(data.condition_N, training.conditions)
+    all_G, control_G = (
+        data.log_NG[chosen].toarray().mean(axis=0)
+        for chosen in (is_training | data.is_input, data.is_input)
+    )
+    np.testing.assert_allclose(shift(("JAK2",)), all_G - control_G, atol=1e-5)
+    # 120 perturbed cells and 60 of the control: two thirds of the change of the perturbed ones
+    np.testing.assert_allclose(shift(("JAK2",)), training.mean_G * 2 / 3, atol=1e-5)
+
+
+def test_forest_predicts_what_genes_of_the_same_set_do() -> None:
+    data = read_perturbations(make_screen())
+    sets = {"signalling": [*PATHWAY, "JAK1"], "growth": ["SMAD4", "CUL3", "MYC", "TP53", "RB1"]}
+    features = dict(zip(RESPONDING, pathway_features(list(RESPONDING), sets), strict=True))
+    training = train(data, *(name for name in data.conditions if name != "IFNGR1+ctrl"))
+    alike_G, others_G = (
+        training.shift_CG[[genes_of(name)[0] in names for name in training.conditions]].mean(axis=0)
+        for names in (PATHWAY, ("SMAD4", "CUL3"))
+    )
+    shift = BASELINES["pathway_forest"](training, features, 0)
+    for gene, near_G, far_G in (("IFNGR1", alike_G, others_G), ("CUL3", others_G, alike_G)):
+        found_G = shift((gene,))
+        assert np.linalg.norm(found_G - near_G) < 0.15 * np.linalg.norm(found_G - far_G)
+
+
+@pytest.mark.parametrize("method", ["pathway_ridge", "pathway_forest"])
+def test_gene_sets_without_two_of_the_perturbed_genes_are_refused(method: str) -> None:
+    data = read_perturbations(make_screen())
+    vectors = pathway_features(list(RESPONDING), {"a": ["JAK2", "CD4", "CD8A", "LYZ", "MYC"]})
+    features = dict(zip(RESPONDING, vectors, strict=True))
+    said = "perturbation.gene_sets has two of the 6 perturbed genes .CUL3, IFNGR1, .*, ..."
+    with pytest.raises(ValueError, match=said):
+        BASELINES[method](train(data, "CUL3+ctrl", "JAK2+ctrl"), features, 0)
+
+
 def test_features_are_alike_where_sets_are_shared_under_any_name() -> None:
     sets = {"a": ["MARCHF8", "JAK2", "STAT1", "CD4", "CD8A"], "b": ["STAT1"] * 5}
     features = pathway_features(["MARCH8", "JAK2", "CUL3"], sets)

@@ -12,7 +12,13 @@ TRUE = np.array([[1.0, -1, 0, 0], [0, 1, 1, 0], [0, 0, -2, 1]])
 """Changes of three conditions."""
 
 
-def outcome(shift: list[float], *, own: int = 0, targets: tuple[int, ...] = ()) -> Outcome:
+def outcome(
+    shift: list[float],
+    *,
+    own: int = 0,
+    targets: tuple[int, ...] = (),
+    unperturbed: tuple[int, ...] = (0, 1, 2, 3),
+) -> Outcome:
     cells = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
     return Outcome(
         base_G=np.full(4, 2.0),
@@ -22,6 +28,7 @@ def outcome(shift: list[float], *, own: int = 0, targets: tuple[int, ...] = ()) 
         true_shift_CG=TRUE,
         own=own,
         targets=targets,
+        unperturbed=np.array(unperturbed, np.int64),
         true_cells_TG=np.random.default_rng(1).normal(size=(60, 4)).astype(np.float32),
         de_genes=np.array([0, 1]),
     )
@@ -49,11 +56,13 @@ def test_discrimination_counts_the_others_that_are_farther() -> None:
     assert metrics.discrimination(outcome([0, 1, 0.9, 0], own=2)) == 0
 
 
-def test_discrimination_does_not_look_at_the_perturbed_gene() -> None:
+def test_discrimination_does_not_look_at_perturbed_genes() -> None:
     # without gene 2 the prediction is condition 1, and condition 0 alone is farther than 2
+    others = (0, 1, 3)
     assert metrics.discrimination(outcome([0, 1, -2, 0], own=2)) == 1
-    assert metrics.discrimination(outcome([0, 1, -2, 0], own=2, targets=(2,))) == 0.5
-    assert metrics.discrimination(outcome([0, 1, -2, 0], own=1, targets=(2,))) == 1
+    assert metrics.discrimination(outcome([0, 1, -2, 0], own=2, unperturbed=others)) == 0.5
+    assert metrics.discrimination(outcome([0, 1, -2, 0], own=1, unperturbed=others)) == 1
+    assert np.isnan(metrics.discrimination(outcome([0, 1, -2, 0], unperturbed=())))
 
 
 def test_the_perturbed_gene_can_be_left_out() -> None:

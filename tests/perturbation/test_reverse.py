@@ -84,3 +84,20 @@ def test_the_ceiling_ranks_genes_and_pairs_apart() -> None:
     scores = score_predictions(data, split, predicted=None, ranks=None, focus={})
     values = pd.Series(scores["value"].to_numpy(), index=scores["metric"])
     assert values["reverse_single_top1"] == values["reverse_pair_top1"] == 1
+
+
+def test_states_that_no_candidate_names_are_missed_and_not_left_out() -> None:
+    data = read_perturbations(make_screen(WITH_PAIRS))
+    split = Split("a" * 64, 0, data.genes, (leave_out(data, "CUL3+SMAD4", "CUL3+ctrl"),))
+    rows = [
+        (0, condition, candidate, n_genes, 1)
+        for condition in split.folds[0].test
+        for n_genes, candidate in ((1, "JAK2+ctrl"), (2, "JAK2+SMAD4"))
+    ]
+    ranks = pd.DataFrame(rows, columns=["fold", "condition", "candidate", "genes", "rank"])
+    scores = score_predictions(data, split, predicted=None, ranks=ranks, focus={})
+    values = pd.Series(scores["value"].to_numpy(), index=scores["metric"])
+    assert values["reverse_single_top1"] == values["reverse_pair_top5"] == 0
+    singles = ranks[ranks["genes"] == 1]
+    scores = score_predictions(data, split, predicted=None, ranks=singles, focus={})
+    assert "reverse_pair_top1" not in set(scores["metric"])

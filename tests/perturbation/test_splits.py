@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import anndata as ad
 import numpy as np
 import pytest
 from screen import make_screen
@@ -72,10 +71,9 @@ def test_a_held_out_group_is_judged_on_conditions_with_cells_in_both_halves(
     truth = Truth(data, first)
     assert truth.conditions == others
     assert all((shift_CG != 0).any(axis=1).all() for shift_CG in truth.shift_CG.values())
-    rare = screen[~in_batch[np.setdiff1d(np.arange(len(in_batch)), few)]].copy()
-    controls = screen[screen.obs["condition"] == "ctrl"].copy()
-    controls.obs_names = "again_" + controls.obs_names
-    data = read_perturbations(ad.concat([rare, controls[controls.obs["batch"] == "rep_0"]]))
+    place_N = screen.obs.groupby(["condition", "batch"], observed=True).cumcount()
+    is_rare_N = (screen.obs["batch"] == "rep_0") & (screen.obs["condition"] != "ctrl")
+    data = read_perturbations(screen[~is_rare_N | (place_N < 2)])
     (only,) = make_split(data, settings, dataset_sha256="a" * 64, seed=0).folds
     assert only.group == "rep_1"
     assert "rep_0 is not held out: it has too few perturbed cells" in caplog.text
@@ -113,6 +111,27 @@ def test_too_little_to_split(settings: dict[str, object], said: str) -> None:
             dataset_sha256="a" * 64,
             seed=0,
         )
+
+
+def test_nothing_to_learn_from_or_to_predict_is_said() -> None:
+    in_one, in_four = make_screen(n_cells=20), make_screen(n_cells=10)
+    place_N = np.arange(in_one.n_obs) % 4
+    is_control_N = (in_one.obs["condition"] == "ctrl").to_numpy()
+    in_one.obs["batch"] = np.where(is_control_N & (place_N < 2), "controls", "all")
+    in_four.obs["batch"] = (np.arange(in_four.n_obs) % 4).astype(str)
+    pairs = make_screen(["ctrl", "IFNGR1+SMAD4", "IFNGR1+JAK2", "JAK2+SMAD4", "CUL3+IFNGR1"])
+    for screen, settings, said in (
+        (in_one, {"by": "batch"}, "all 120 perturbed cells have the batch 'all': .* batch_key"),
+        (in_four, {"by": "batch"}, r"none of the 4 .*\(0, 1, 2, 3\) has 10 cells .*, 5 in each"),
+        (pairs, {"n_folds": 2}, r"fold [12] of 2 .* of the 4 conditions .*\.n_folds"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            make_split(
+                read_perturbations(screen),
+                PerturbationSplitSettings.model_validate(settings),
+                dataset_sha256="a" * 64,
+                seed=0,
+            )
 
 
 def test_seeds_deal_genes_differently() -> None:

@@ -127,7 +127,7 @@ def test_int8_is_near_and_the_same_in_any_company(cells: ad.AnnData, ckpt: Check
     config = ckpt.config.model_copy(update={"width": 64, "ffn_width": 64})
     wide = replace(ckpt, model=ScGPT(config).eval(), config=config, digest="random")
     exact, ours = embed(cells, wide), embed(cells, wide, precision="int8")
-    assert np.median((exact * ours).sum(1)) > 0.999
+    assert (exact * ours).sum(1).min() > 0.9998  # 0.99992 to 0.99995 by the weights drawn
     rows = np.random.default_rng(1).permutation(N_CELLS)[:20]
     assert np.array_equal(embed(cells[rows], wide, precision="int8", batch_size=3), ours[rows])
     with pytest.raises(ValueError, match="use float32"):
@@ -320,4 +320,4 @@ def test_gpu_agrees_with_cpu(
 ) -> None:
     ckpt = load_checkpoint(MODEL, device="cuda")
     cosines = (embed(cells, ckpt, precision=precision) * reference).sum(1)
-    assert np.median(cosines) > (0.999 if precision == "bfloat16" else 1 - 1e-5)
+    assert cosines.min() > (0.999 if precision == "bfloat16" else 1 - 1e-5)

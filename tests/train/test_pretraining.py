@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import distributed
@@ -13,6 +14,8 @@ from torch import distributed
 from scgpt_core.checkpoint import Checkpoint, LoadReport, export_published, load_checkpoint
 from scgpt_core.config import ModelConfig, PretrainSettings
 from scgpt_core.data import corpus as data_corpus
+from scgpt_core.data.corpus import Corpus
+from scgpt_core.data.loader import ShardLoader
 from scgpt_core.data.vocab import Vocabulary
 from scgpt_core.keys import SPECIAL_TOKENS
 from scgpt_core.model import ScGPT
@@ -237,11 +240,24 @@ def test_a_model_that_does_not_fit_is_refused(
         )
 
 
-def test_balanced_data_sets_make_another_model(
-    corpus_folder: Path, model_folder: Path, tmp_path: Path
+def test_balanced_data_sets_are_visited_alike(
+    corpus_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output = tmp_path / "model"
-    balanced = make_settings(balance_by="dataset_id", balance_strength=1)
-    assert pretrain(corpus_folder, output, balanced, seed=0, state_folder=tmp_path / "state")
-    digests = [load_checkpoint(folder, device="cpu").digest for folder in (model_folder, output)]
-    assert digests[0] != digests[1]
+    make_loader, visits, sizes = pretraining._loader, Counter(), Counter()
+
+    def spy(corpus: Corpus, *args: Any, **options: Any) -> ShardLoader:
+        names = corpus.obs("dataset_id").to_pylist()
+        cell_ids = corpus.cells(np.arange(corpus.n_cells)).cell_ids.tolist()
+        name_of = dict(zip(cell_ids, names, strict=True))
+        sizes.update(names)
+        for batch in make_loader(corpus, *args, **options).batches():  # an epoch
+            visits.update(name_of[cell] for cell in batch.cell_B.tolist())
+        return make_loader(corpus, *args, **options)
+
+    monkeypatch.setattr(pretraining, "_loader", spy)
+    settings = make_settings(balance_by="dataset_id", balance_strength=1, steps=1)
+    assert pretrain(
+        corpus_folder, tmp_path / "model", settings, seed=0, state_folder=tmp_path / "state"
+    )
+    assert sorted(sizes.values()) == [31, 60, 100]
+    assert sorted(visits.values()) == [63, 64, 64]
