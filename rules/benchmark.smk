@@ -20,7 +20,7 @@ rule score:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=get_dataset_mem_mb(600, times=120, least=1000),
+        mem_mb=get_dataset_mem_mb(600, times=25, least=1000),
         runtime=get_runtime(60),
     params:
         get_code("cell_cycle", "metrics", "neighbours", "scores"),

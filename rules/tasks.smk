@@ -72,7 +72,7 @@ rule merge_datasets:
         "../envs/pipeline.yaml"
     threads: 1
     resources:
-        mem_mb=get_mem_mb(2000),
+        mem_mb=get_dataset_mem_mb(1000, times=25, least=2000),
         runtime=get_runtime(60),
     params:
         get_code("tasks/merging", "data/genes"),

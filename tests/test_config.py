@@ -224,3 +224,12 @@ def test_tables_that_other_programs_write_are_read(tmp_path: Path) -> None:
     table.to_csv(tmp_path / "t.tsv", sep="\t", index=False, encoding="utf-8-sig")
     rows = read_table(tmp_path / "t.tsv", DatasetRow)
     assert [row.obs_filter for row in rows.values()] == filters
+
+
+def test_tables_of_spreadsheets_have_cells_quoted_for_their_commas(tmp_path: Path) -> None:
+    cells = ("a", '"d,1.h5ad"', "\"batch in ['a', 'b']\"", '"donor 1" x')
+    header = ("dataset", "path", "obs_filter", "query")
+    (tmp_path / "t.tsv").write_text("".join("\t".join(line) + "\n" for line in (header, cells)))
+    row = read_table(tmp_path / "t.tsv", DatasetRow)["a"]
+    assert (row.path, row.obs_filter) == ("d,1.h5ad", "batch in ['a', 'b']")
+    assert row.query == ("donor 1", "x")

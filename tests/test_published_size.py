@@ -7,7 +7,16 @@ import pytest
 import yaml
 from snakemake.utils import update_config
 
-from scgpt_core.config import Config, IntegrationSettings, PretrainSettings, load_config
+from scgpt_core.config import (
+    AnnotationSettings,
+    Config,
+    FineTuningSettings,
+    IntegrationSettings,
+    MultiomicsSettings,
+    PerturbationSettings,
+    PretrainSettings,
+    load_config,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -40,14 +49,28 @@ def test_all_that_runs_the_model_takes_a_gpu(published_size: Config) -> None:
     assert set(devices.values()) == {"cuda"}, devices
 
 
-def test_pretraining_and_integration_are_as_published(published_size: Config) -> None:
-    for found, published in (
-        (published_size.pretrain, PretrainSettings()),
-        (published_size.integration, IntegrationSettings()),
-    ):
-        changed = {
-            name
-            for name in type(published).model_fields
-            if getattr(found, name) != getattr(published, name)
-        }
-        assert changed <= {"architecture", "trainer", "evaluate_steps", "evaluate_cells"}
+def test_pretraining_is_as_published(published_size: Config) -> None:
+    found, published = published_size.pretrain, PretrainSettings()
+    changed = {
+        name
+        for name in type(published).model_fields
+        if getattr(found, name) != getattr(published, name)
+    }
+    assert changed <= {"architecture", "trainer", "evaluate_steps", "evaluate_cells"}
+
+
+@pytest.mark.parametrize(
+    ("task", "published"),
+    [
+        ("integration", IntegrationSettings()),
+        ("annotation", AnnotationSettings()),
+        ("multiomics", MultiomicsSettings()),
+        ("perturbation", PerturbationSettings()),
+    ],
+)
+def test_fine_tuning_is_as_published(
+    published_size: Config, task: str, published: FineTuningSettings
+) -> None:
+    but_the_device = {"trainer": {"device"}}
+    found = getattr(published_size, task).model_dump(exclude=but_the_device)
+    assert found == published.model_dump(exclude=but_the_device)

@@ -12,8 +12,8 @@ UNCOMPARED = {
     "min_matched": True,
     "trainer": {"nodes", "processes", "device", "log_steps", "trackers", *SAVING},
 }
-"""Settings that change where, how fast and how closely watched a job runs, or when it refuses to, but
-nothing that it makes: they are no reason to do again what is done."""
+"""Settings that change where, how fast and how closely watched a job runs, or when it refuses to: they are
+no reason to do again what is done. (A device rounds as it does, and has its own `precision: auto`.)"""
 
 
 def get_compared(settings, *names):

@@ -5,7 +5,7 @@ import difflib
 import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
@@ -214,7 +214,8 @@ def read_rows(path: Path, row: type[Row]) -> list[tuple[int, Row]]:
     """Rows of a tab-separated table with the numbers of their lines; empty cells are left out.
 
     Quotes are characters of a cell, as filters and names with blanks have them. But a cell that a
-    spreadsheet or pandas has put between quotes, with its own quotes doubled, is as it was before.
+    spreadsheet or pandas has put between quotes, with its own quotes doubled, is as it was before;
+    of cells that are no lists of names, also one that was quoted for its commas.
 
     Raises
     ------
@@ -224,6 +225,8 @@ def read_rows(path: Path, row: type[Row]) -> list[tuple[int, Row]]:
     if not path.is_file():
         message = f"table {path} does not exist: put it there, or correct the path that names it"
         raise ValueError(message)
+    fields = row.model_fields.items()
+    listed = {name for name, field in fields if get_origin(field.annotation) in {tuple, Mapping}}
     rows = []
     with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets write a mark first
         reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
@@ -232,7 +235,9 @@ def read_rows(path: Path, row: type[Row]) -> list[tuple[int, Row]]:
             if None in record or None in record.values():
                 message = f"{path}, line {line}: not as many columns as the header has"
                 raise ValueError(message)
-            filled = {key: _unquote(value) for key, value in record.items() if value}
+            filled = {
+                key: _unquote(value, listed=key in listed) for key, value in record.items() if value
+            }
             try:
                 parsed = row.model_validate(filled)
             except ValidationError as error:
@@ -242,10 +247,11 @@ def read_rows(path: Path, row: type[Row]) -> list[tuple[int, Row]]:
     return rows
 
 
-def _unquote(cell: str) -> str:
+def _unquote(cell: str, *, listed: bool) -> str:
     inner = cell[1:-1]
-    written = cell[0] == cell[-1] == '"' and '""' in inner and '"' not in inner.replace('""', "")
-    return inner.replace('""', '"') if written else cell
+    written = cell[0] == cell[-1] == '"' and '"' not in inner.replace('""', "")
+    quotes_itself = '""' in inner or not listed
+    return inner.replace('""', '"') if written and quotes_itself else cell
 
 
 def explain(error: ValidationError, settings: type[Settings]) -> str:

@@ -51,6 +51,8 @@ class Journal:
         Where metrics go beside `metrics.jsonl`.
     totals
         As resumed; lines of later steps, that were lost, are dropped from `metrics.jsonl`.
+    judged_again
+        Drop the evaluation of the last step as well.
     silent
         Write nothing: for all processes but the first.
     """
@@ -62,6 +64,7 @@ class Journal:
         steps: int,
         trackers: Sequence[Tracker],
         totals: Totals,
+        judged_again: bool = False,
         silent: bool = False,
     ) -> None:
         self._steps = steps
@@ -71,7 +74,7 @@ class Journal:
             return
         self.path = folder / METRICS
         self._sinks = [_open_sink(tracker, folder) for tracker in trackers]
-        _keep_until(self.path, totals.step)
+        _keep_until(self.path, totals.step, judged_again=judged_again)
         self._file = self.path.open("a")
 
     def tell_training(self, totals: Totals, terms: Mapping[str, float], **others: float) -> None:
@@ -144,11 +147,16 @@ def spell_time(seconds: float) -> str:
     return f"{m} min {s:02d} s" if m else f"{s} s"
 
 
-def _keep_until(path: Path, step: int) -> None:
-    """Drop the lines of steps after `step`, which were lost and will be told again."""
+def _keep_until(path: Path, step: int, *, judged_again: bool) -> None:
+    """Drop the lines of steps after `step`, and maybe its evaluation: they will be told again."""
     if not path.exists():
         return
-    kept = [line for line in read_metrics(path) if line["step"] <= step]
+    kept = [
+        line
+        for line in read_metrics(path)
+        if line["step"] < step
+        or (line["step"] == step and (line["split"] == "train" or not judged_again))
+    ]
     with whole(path) as temporary:
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
 

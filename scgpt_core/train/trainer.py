@@ -160,8 +160,7 @@ class Trainer:
         with StopSignals() as signals, contextlib.closing(self._open_journal()) as journal:
             steps = iter(self.loader)
             self.model.train()
-            if self._is_over and self._evaluate is not None and self._patience is None:
-                # The cells that are evaluated may be others than when it ended.
+            if self._is_judged_again and self._evaluate is not None:
                 self._judge(journal, self._evaluate)
             while not self._is_over and not stopped:
                 start = time.monotonic()
@@ -329,6 +328,7 @@ class Trainer:
             steps=self.steps,
             trackers=self.settings.trackers,
             totals=self.totals,
+            judged_again=self._is_judged_again,
             silent=self.world.rank > 0,
         )
 
@@ -360,6 +360,11 @@ class Trainer:
                 raise ValueError(message)
             logger.info("the best weights are of step %d", step)
         return Result(self._is_over, self.totals, self.folder, earlier_s)
+
+    @property
+    def _is_judged_again(self) -> bool:
+        """Whether the run was over before: the cells to evaluate may be others than they were."""
+        return self._is_over and self._evaluate is not None and self._patience is None
 
     @property
     def _is_over(self) -> bool:

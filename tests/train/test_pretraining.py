@@ -105,6 +105,8 @@ def test_other_cells_are_evaluated_also_where_training_is_over(
         reports[name] = read_json(tmp_path / name / "training.json")
     for key in ("errors", "baselines"):
         assert reports["again"][key] == reports["fresh"][key]
+    lines = read_metrics(tmp_path / "again" / METRICS)
+    assert [line["step"] for line in lines if line["split"] == "heldout"] == [2, 4]
 
 
 def test_shards_are_hashed_once_by_the_processes_of_a_machine(

@@ -33,6 +33,7 @@ def test_a_request_grows_with_the_files_of_a_data_set(tmp_path: Path) -> None:
 def test_the_rules_ask_so() -> None:
     for stage, rule in (
         ("tasks", "prepare_dataset"),
+        ("tasks", "merge_datasets"),
         ("tasks", "baseline"),
         ("benchmark", "score"),
     ):
