@@ -112,8 +112,7 @@ class ModelConfig(Architecture):
         if self.affine_gep and not self.gep:
             message = "affine_gep is a kind of gep, which is off: set gep to true"
             raise ValueError(message)
-        for name in ("pad_value", "mask_value"):
-            if self.value_style == "category" and (value := getattr(self, name)) < 0:
-                message = f"value_style: category needs a {name} of 0 or more, not {value}"
-                raise ValueError(message)
+        if self.value_style == "category" and self.pad_value < 0:
+            message = f"value_style: category needs a pad_value of 0 or more, not {self.pad_value}"
+            raise ValueError(message)
         return self

@@ -81,7 +81,19 @@ class TokenSettings:
             Gives bins, ids and special values.
         settings
             The other fields.
+
+        Raises
+        ------
+        ValueError
+            Where values are to be hidden from a model of categories that has none for them.
         """
+        hides = settings.get("mask_share") is not None or settings.get("unknown_shares")
+        if hides and config.value_style == "category" and config.mask_value < 0:
+            message = (
+                f"value_style: category has no category for a mask_value of {config.mask_value},"
+                " and values are to be hidden: give it one of 0 or more"
+            )
+            raise ValueError(message)
         return cls(
             **{"cls_value": config.pad_value} | settings,
             n_bins=config.n_bins,

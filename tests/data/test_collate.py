@@ -15,6 +15,7 @@ from numpy.testing import assert_array_equal
 from random_cells import CLS, PAD, make_cells, make_settings
 from safetensors.numpy import load_file
 
+from scgpt_core.config import ModelConfig
 from scgpt_core.data.binning import bin_counts
 from scgpt_core.data.cells import Cells, cells_from_csr, take_cells
 from scgpt_core.data.collate import Tokens, TokenSettings, hide, to_batch, tokenize
@@ -214,6 +215,13 @@ def test_masked_values_look_as_the_published_ones() -> None:
     assert_array_equal(hidden.hidden_BL, everywhere)
     theirs = np.where(golden["mask"], -1, tokens.bins_BL)
     assert_array_equal(theirs, golden["masked_values"])
+
+
+def test_a_model_of_categories_needs_one_for_what_is_hidden() -> None:
+    config = ModelConfig(n_tokens=9, pad_id=8, cls_id=7, value_style="category", pad_value=51)
+    TokenSettings.of_model(config, max_tokens=4)
+    with pytest.raises(ValueError, match="no category for a mask_value of -1"):
+        TokenSettings.of_model(config, max_tokens=4, mask_share=0.4)
 
 
 def test_each_cell_draws_its_share() -> None:

@@ -199,7 +199,6 @@ def test_wrong_requests_say_what_is_there() -> None:
         ({"gep_activation": "Softplus"}, "belong to affine_gep"),
         ({"affine_gep": True, "gep": False}, "affine_gep is a kind of gep"),
         ({"value_style": "category"}, "pad_value of 0 or more"),
-        ({"value_style": "category", "pad_value": 51}, "mask_value of 0 or more"),
         ({"n_heads": 3}, "not a multiple"),
     ],
 )

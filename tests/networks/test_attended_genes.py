@@ -8,6 +8,7 @@ import anndata as ad
 import numpy as np
 import pytest
 import torch
+from attention_memory import peak_after
 from conftest import CheckpointMaker
 from numpy.typing import NDArray
 from scipy.stats import rankdata
@@ -19,7 +20,6 @@ from scgpt_core.data.collate import to_batch
 from scgpt_core.networks import attention
 from scgpt_core.networks.attention import attend_genes, check_heads, gene_tokens, rank_normalise
 from scgpt_core.networks.cells import match_genes_of
-from scgpt_core.runs import peak_memory_mb
 
 REGULATORS = np.array([1, 4, 7])
 
@@ -107,22 +107,14 @@ def test_without_zeros_pairs_are_averaged_over_the_cells_that_have_both(
     np.testing.assert_allclose(found[1, :3], alone[1, :3], atol=1e-6)  # gene 11 is in one alone
 
 
-def peak_after(n_cells: int, cells: Cells, ckpt: Checkpoint, token_ids: NDArray[np.int32]) -> float:
-    """MB that this process, a new one, has at most."""
-    attention._MAP_NUMBERS = 2**18
-    rows = np.arange(n_cells) % len(cells.cell_ids)
-    attend_genes(
-        take_cells(cells, rows), ckpt, token_ids, REGULATORS, settings=NetworkSettings(), seed=0
-    )
-    return peak_memory_mb()
-
-
 def test_memory_does_not_grow_with_the_cells(
     monocytes: ad.AnnData, make_checkpoint: CheckpointMaker
 ) -> None:
     ckpt = make_checkpoint()
     cells, token_ids = take_genes(monocytes, ckpt, 64)
-    measure = functools.partial(peak_after, cells=cells, ckpt=ckpt, token_ids=token_ids)
+    measure = functools.partial(
+        peak_after, cells=cells, ckpt=ckpt, token_ids=token_ids, regulators=REGULATORS
+    )
     # The peak of a process is that of its life: each measurement has one of its own.
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as processes:
         few, many = processes.map(measure, (300, 3300))
