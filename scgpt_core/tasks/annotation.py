@@ -324,9 +324,8 @@ def annotate_cells(
         raise ValueError(message)
     known = AnnotationSettings.model_fields.keys() & training["settings"].keys()
     settings = AnnotationSettings.model_validate({k: training["settings"][k] for k in known})
-    cells, _ = read_later(adata, ckpt.vocab, training["genes"], settings.min_matched)
+    cells, ids_G = read_later(adata, ckpt.vocab, training["genes"], settings.min_matched)
     if training.get("max_counts") is not None:
-        ids_G = match_var(adata.var, ckpt.vocab).ids
         # Models of before do not say which genes: all that have a token.
         depth_genes = training.get("depth_genes", ids_G[ids_G >= 0])
         total_N = _measure_depth(adata.X, ids_G, depth_genes)

@@ -80,7 +80,8 @@ def embed_later_cells(
     known = IntegrationSettings.model_fields.keys() & training["settings"].keys()
     settings = IntegrationSettings.model_validate({k: training["settings"][k] for k in known})
     genes = training["genes"]
-    cells, measured = read_later(adata, ckpt.vocab, genes, settings.min_matched)
+    cells, ids_G = read_later(adata, ckpt.vocab, genes, settings.min_matched)
+    measured = set(genes).intersection(ids_G.tolist())
     names = [""] * adata.n_obs if batch_key is None else adata.obs[batch_key].astype(str).tolist()
     codes = {name: code for code, name in enumerate(training["batches"])}
     new = sorted(set(names) - codes.keys())
@@ -105,8 +106,8 @@ def embed_later_cells(
 
 def read_later(
     adata: ad.AnnData, vocab: Vocabulary, genes: list[int], min_matched: float
-) -> tuple[Cells, set[int]]:
-    """Cells on the genes that a model was fine-tuned on, and which of these they were measured for.
+) -> tuple[Cells, NDArray[np.int32]]:
+    """Cells on the genes that a model was fine-tuned on, and token ids (G,) of all of theirs.
 
     Raises
     ------
@@ -118,7 +119,7 @@ def read_later(
     match = match_var(adata.var, vocab)
     match.require(min_matched, np.asarray(counts.sum(axis=0)).ravel(), source="adata")
     token_ids = np.where(np.isin(match.ids, genes), match.ids, -1)
-    return read_cells(adata, token_ids, counts_BG=counts), set(token_ids[token_ids >= 0].tolist())
+    return read_cells(adata, token_ids, counts_BG=counts), match.ids
 
 
 @torch.inference_mode()
