@@ -49,7 +49,6 @@ def test_every_job_is_submitted_once(
 def test_what_a_query_planned_goes_job_by_job_where_it_ended_before(
     smoke_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)  # the profile looks for the answer where Snakemake is started
     for corpus in ("smoke_census_soma", "smoke"):
         source, target = (folder / "results/census" / corpus for folder in (smoke_run, tmp_path))
         shutil.copytree(source, target, ignore=shutil.ignore_patterns("partition_*"))
