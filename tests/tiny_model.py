@@ -1,15 +1,17 @@
 """A model of a few thousand weights, for fine-tuning in seconds."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
 
-from scgpt_core.checkpoint import save_checkpoint
+from scgpt_core.checkpoint import Checkpoint, save_checkpoint
 from scgpt_core.config import ModelConfig
 from scgpt_core.data.vocab import Vocabulary
 from scgpt_core.keys import SPECIAL_TOKENS
 from scgpt_core.model import ScGPT
+
+CheckpointMaker = Callable[..., Checkpoint]
 
 
 def save_tiny_model(

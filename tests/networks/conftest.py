@@ -1,12 +1,12 @@
 """Monocytes under interferon and without, and models of their genes."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import anndata as ad
 import numpy as np
 import pytest
 import torch
+from tiny_model import CheckpointMaker
 
 from scgpt_core.checkpoint import Checkpoint
 from scgpt_core.config import ModelConfig
@@ -14,8 +14,6 @@ from scgpt_core.data.vocab import Vocabulary
 from scgpt_core.keys import BATCH, LABEL, SPECIAL_TOKENS
 from scgpt_core.model import ScGPT
 from scgpt_core.model.weights import LoadReport
-
-CheckpointMaker = Callable[..., Checkpoint]
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from attention_memory import peak_after
-from conftest import CheckpointMaker
 from numpy.typing import NDArray
 from scipy.stats import rankdata
+from tiny_model import CheckpointMaker
 
 from scgpt_core.checkpoint import Checkpoint
 from scgpt_core.config import AttentionSettings, NetworkSettings

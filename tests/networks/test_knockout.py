@@ -4,7 +4,7 @@ import anndata as ad
 import numpy as np
 import pytest
 import torch
-from conftest import CheckpointMaker
+from tiny_model import CheckpointMaker
 from torch.nn import functional as F  # noqa: N812
 
 from scgpt_core.config import KnockoutSettings, NetworkSettings

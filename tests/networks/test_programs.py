@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import CheckpointMaker
+from tiny_model import CheckpointMaker
 
 from scgpt_core.checkpoint import save_checkpoint
 from scgpt_core.config import NetworkSettings, ProgramSettings

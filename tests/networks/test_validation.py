@@ -8,8 +8,8 @@ import networkx as nx
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import CheckpointMaker
 from sklearn.metrics import average_precision_score
+from tiny_model import CheckpointMaker
 
 from scgpt_core.checkpoint import save_checkpoint
 from scgpt_core.config import Contrast, KnockoutSettings, NetworkSettings, TreeSettings
