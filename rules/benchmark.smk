@@ -115,6 +115,7 @@ rule collect_scores:
     output:
         parquet="results/benchmark/scores.parquet",
         tsv="results/benchmark/scores.tsv",
+        summary="results/benchmark/summary.tsv",
         text="results/benchmark/scores.txt",
         definitions="results/benchmark/metrics.tsv",
     log:

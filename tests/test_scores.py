@@ -2,6 +2,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import bootstrap
 
 from scgpt_core import scores
 from scgpt_core.scores import MEANS, METRICS, main_table, score_embedding, summarise_scores
@@ -95,7 +96,18 @@ def test_summary_has_the_mean_over_seeds_and_its_interval() -> None:
     assert pca["n_seeds"] == 3
     error = 4.302653 * 0.1 / np.sqrt(3)  # t of two degrees of freedom
     assert [pca["low"], pca["high"]] == pytest.approx([0.5 - error, 0.5 + error])
-    assert np.isnan(summary.loc[("one", "overall"), "low"])
+    assert [pca["bootstrap_low"], pca["bootstrap_high"]] == pytest.approx([0.4, 0.6])
+    ends = ["low", "high", "bootstrap_low", "bootstrap_high"]
+    assert summary.loc[("one", "overall"), ends].isna().all()
+
+
+def test_the_bootstrap_interval_of_many_seeds_is_scipys() -> None:
+    values = np.random.default_rng(2).normal(0.5, 0.1, 12)
+    table = tidy({("pca", "", seed): value for seed, value in enumerate(values)})
+    found = summarise_scores(table).set_index("metric").loc["overall"]
+    expected = bootstrap((values,), np.mean, method="percentile", rng=1).confidence_interval
+    ends = [found["bootstrap_low"], found["bootstrap_high"]]
+    assert ends == pytest.approx([*expected], abs=0.005)
 
 
 def test_seeds_without_a_value_are_not_counted() -> None:
