@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 TRAINING = ROOT / "tests/slurm/training.yaml"
 MODEL = "results/models/smoke/model.safetensors"
 LOG = "results/logs/pretrain/pretrain_smoke.log"
-PATIENCE = 600
+PATIENCE = 900
 """Seconds that a busy machine may take for anything."""
 OVER = threading.Event()
 """Set when the tests end, so that nothing goes on waiting, or starts, for them."""
@@ -81,8 +81,12 @@ class Run:
 
     def finish(self, *, well: bool = True) -> str:
         """Wait for the end; returns all that was said."""
-        code = self.process.wait(timeout=2 * PATIENCE)
+        try:
+            code = self.process.wait(timeout=2 * PATIENCE)
+        except subprocess.TimeoutExpired:
+            code = None
         said = self.said.read_text()
+        assert code is not None, f"not ended; its jobs so far: {self.jobs()}\n{said[-8000:]}"
         assert (code == 0) == well, said[-8000:]
         return said
 

@@ -104,12 +104,12 @@ def test_a_checkpoint_of_four_processes_goes_on_in_one_two_and_four(
     short = {
         name: {"trainer": {"parallel": name, "time_budget_minutes": 1e-9}} for name in PARALLEL
     }
-    for number, processes in enumerate([4, 1, 2, 4]):
+    for number, processes in enumerate([4, 1, 2]):
         process = start(tmp_path, processes=processes, runs=short)
         process.communicate(timeout=240)
         assert process.returncode != 0  # unfinished
         assert [len(losses(tmp_path / name)) for name in PARALLEL] == [number + 1] * 2
-    run(tmp_path, processes=2, runs=PARALLEL)
+    run(tmp_path, processes=4, runs=PARALLEL)
     for parallel in PARALLEL:
         assert losses(tmp_path / parallel) == pytest.approx(losses(alone), rel=1e-4)
 
