@@ -30,4 +30,4 @@ Task = Literal["integration", "annotation", "multiomics", "perturbation"]
 class Settings(BaseModel):
     """Frozen, and closed to keys that do not exist."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
