@@ -25,6 +25,7 @@ from scgpt_core.batch import Batch
 from scgpt_core.config import TrainerSettings
 from scgpt_core.device import autocast, resolve_precision
 from scgpt_core.model import ScGPT
+from scgpt_core.portable import is_pinned
 from scgpt_core.runs import digest
 from scgpt_core.train.flops import FlopsCounter
 from scgpt_core.train.guards import FiniteGuard, Patience, StopSignals
@@ -133,7 +134,7 @@ class Trainer:
         self._precision = resolve_precision(world.device, settings.precision)
         self._guard = FiniteGuard()
         course = settings.model_dump(mode="json", include=_COURSE) | {"steps": steps}
-        course["precision"] = str(self._precision)
+        course |= {"precision": str(self._precision), "portable_numerics": is_pinned()}
         if patience is not None:
             course |= {"patience": dataclasses.asdict(patience), "evaluate_steps": evaluate_steps}
         self.folder = state_folder / digest({**identity, "trainer": course, "seed": seed})[:12]
