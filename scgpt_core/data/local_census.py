@@ -90,7 +90,7 @@ def build_census(
         _add_frame(rna, "var", genes)
         _add_presence(rna, datasets, genes)
         info = census.add_new_collection("census_info")
-        for name, frame in _info(datasets, Path(table), obs).items():
+        for name, frame in _info(datasets, [Path(table), Path(cell_types)], obs).items():
             _add_frame(info, name, frame)
     logger.info("%s: %d cells, %d genes, %d data sets", output, *shape, len(datasets))
 
@@ -200,10 +200,10 @@ def _add_presence(rna: soma.Measurement, datasets: _Datasets, genes: pd.DataFram
     presence.write(pa.concat_tables(parts))
 
 
-def _info(datasets: _Datasets, table: Path, obs: pd.DataFrame) -> dict[str, pd.DataFrame]:
+def _info(datasets: _Datasets, tables: list[Path], obs: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Summary, data sets, and genes of the files that the Census does not have."""
     paths = sorted({source.path for files in datasets.values() for source in files})
-    content = [sha256(table), *map(sha256, paths)]
+    content = [sha256(path) for path in [*tables, *paths]]
     summary = {
         "census_schema_version": CENSUS_SCHEMA_VERSION,
         "census_build_date": f"local-{digest(content)[:12]}",
