@@ -42,10 +42,15 @@ def requeue() -> None:
     """Have Slurm run this job again, under its own number; this run of it is ended at once.
 
     To Snakemake the job waits or runs all the time: it counts no failure and no attempt. It works
-    also for a job that Slurm was told not to requeue of its own accord.
+    also for a job that Slurm was told not to requeue of its own accord. A job that Snakemake did
+    not submit, as an allocation in which Snakemake itself runs, is left as it is.
     """
     job = os.environ.get("SLURM_JOB_ID")
     if job is None:
+        return
+    name = _ask("squeue", "--noheader", f"--jobs={job}", "--format=%j")
+    if name is None or not name.startswith(_JOBS):
+        logger.info("job %s (%s) is not one of the pipeline's: run again, it goes on", job, name)
         return
     logger.info("asking Slurm to run job %s again: it goes on from its checkpoint", job)
     if _ask("scontrol", "update", f"JobId={job}", "Requeue=1") is not None:

@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -285,6 +286,16 @@ def test_a_job_that_is_short_of_time_is_submitted_once_and_never_fails(
     assert len({job.number for job in run.jobs()}) == 1
     assert said.count("has been submitted with SLURM jobid") == 1
     assert "Error in rule" not in said
+
+
+def test_a_job_of_the_users_own_is_not_submitted_again(cluster: None, folder: Path) -> None:
+    """As an allocation in which Snakemake runs: its trainer comes near the end of its time."""
+    own = Run(folder / "own job")
+    asks = f"{sys.executable} -c 'from scgpt_core import slurm; slurm.requeue(); print(1)'"
+    where = (f"--chdir={own.folder}", f"--output={own.folder}/said.txt")
+    ask("sbatch", "--wait", "--job-name=mine", *where, "--wrap", f"cd {ROOT} && {asks}")
+    assert states(own) == ["COMPLETED"]
+    assert own.said.read_text() == "1\n"
 
 
 def test_the_graph_makes_few_submissions(runs: dict[str, Future[Run]]) -> None:
