@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pandas.api.types import is_bool_dtype
 
 
 def query_cells(
@@ -26,13 +27,16 @@ def query_cells(
     Raises
     ------
     ValueError
-        Where the query does not work, with the columns that there are.
+        Where the query does not work, or gives no booleans, with the columns that there are.
     """
     if query is None:
         return np.ones(len(obs), bool)
     try:
-        kept: Any = obs.eval(query)  # a column; else, as a number, it has no to_numpy
-        return np.asarray(kept.to_numpy(bool))
+        kept: Any = obs.eval(query)
+        if not (isinstance(kept, pd.Series) and is_bool_dtype(kept)):
+            message = "it does not say true or false of each cell (compare: column == 'value')"
+            raise TypeError(message)
+        return kept.to_numpy(bool)
     except (AttributeError, NameError, SyntaxError, TypeError, ValueError) as error:
         message = (
             f"{source}: {key} {query!r} does not work: {error}; columns of obs: "

@@ -90,6 +90,23 @@ def test_authors_labels_get_the_common_name(local_census: Path) -> None:
     assert ids["B cell"] == ["CL:0000236"]
 
 
+def test_other_names_of_cell_types_are_another_census(
+    source_table: Path, resources: Path, tmp_path: Path
+) -> None:
+    """Partitions and shards, which have these names, are made anew by the release's name."""
+    table = tmp_path / "one.tsv"
+    pd.read_csv(source_table, sep="\t").head(1).to_csv(table, sep="\t", index=False)
+    edited = tmp_path / "cell_types.tsv"
+    edited.write_text((resources / "cell_types.tsv").read_text().replace("B cell", "B lymphocyte"))
+    digests = []
+    for number, names in enumerate((resources / "cell_types.tsv", edited)):
+        census = tmp_path / f"{number}_soma"
+        build_census(table, census, root=source_table.parent, cell_types=names)
+        cells = pq.read_schema(query(tmp_path / f"{number}.parquet", census)).metadata
+        digests.append(cells[b"release"])
+    assert digests[0] != digests[1]
+
+
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
@@ -99,6 +116,8 @@ def test_authors_labels_get_the_common_name(local_census: Path) -> None:
         ("cells", "celltype == 'B'", r"facs\.h5ad: cells .* does not work: name 'celltype' is not"),
         ("cells", "cell_type == 'B'", r"facs\.h5ad: cells .* keeps none of 100 cells: widen it"),
         ("primary", "cell_type ==", r"facs\.h5ad: primary 'cell_type ==' does not work"),
+        ("cells", "cell_type", r"facs\.h5ad: cells 'cell_type' .* not say true or false of each"),
+        ("cells", "new = cell_type", r"facs\.h5ad: cells .* does not say true or false of each"),
         ("path", "nowhere.h5ad", r"nowhere\.h5ad does not exist"),
         ("path", "sources.tsv", r"sources\.tsv is not a whole h5ad file"),
     ],
