@@ -55,7 +55,7 @@ rule pretrain:
         mem_mb=get_mem_mb(1600 + 50 * MODEL_MB),
         runtime=get_runtime(1440),
     params:
-        get_compared(CFG.pretrain),
+        get_compared(CFG.pretrain, uncompared=UNCOMPARED_IN_PRETRAINING),
         corpus=get_corpus_folder,
         folder="results/models/{model}",
         state="results/state/{model}",

@@ -10,19 +10,27 @@ UNCOMPARED = {
     "datasets": True,
     "device": True,
     "min_matched": True,
-    "trainer": {"nodes", "processes", "device", "log_steps", "trackers", *SAVING},
+    "trainer": {
+        *("nodes", "processes", "parallel", "device", "log_steps", "trackers"),
+        *("attention", "compile", "activation_checkpointing"),
+        *SAVING,
+    },
 }
 """Settings that change where, how fast and how closely watched a job runs, or when it refuses to: they are
 no reason to do again what is done. (A device rounds as it does, and has its own `precision: auto`.)"""
+UNCOMPARED_IN_PRETRAINING = UNCOMPARED | {
+    "trainer": UNCOMPARED["trainer"] | {"micro_batch_cells"}
+}
+"""Nothing is taken over a micro-batch there: a run may go on with a smaller one."""
 
 
-def get_compared(settings, *names):
+def get_compared(settings, *names, uncompared=UNCOMPARED):
     """Settings as a param that is compared: all but these, or those of them that have one of the names.
 
     It has no name there, so that the script is told nothing of it.
     """
     compared = settings.model_dump(
-        mode="json", include={*names} or None, exclude=UNCOMPARED
+        mode="json", include={*names} or None, exclude=uncompared
     )
     return compared | {"portable_numerics": CFG.portable_numerics}
 

@@ -62,13 +62,15 @@ def rerun(said: str) -> set[str]:
 def test_what_changes_no_result_reruns_nothing(finished: Path) -> None:
     trainer = (
         "{device: cpu, nodes: 2, processes: 3, checkpoint_minutes: 3, keep_checkpoints: 5,"
-        " log_steps: 7, trackers: [wandb], time_budget_minutes: 90, time_margin_minutes: 2}"
+        " log_steps: 7, trackers: [wandb], time_budget_minutes: 90, time_margin_minutes: 2,"
+        " attention: plain, compile: true, activation_checkpointing: true, parallel: fsdp%s}"
     )
     anew = "{batch_size: 7, min_matched: 0.1, device: cpu}"
     said = plan(
         finished,
         "census={attempts: 9, tiledb: {vfs.s3.proxy_host: proxy.example.org}}",
-        *(f"{section}={{trainer: {trainer}}}" for section in TRAINED),
+        f"pretrain={{trainer: {trainer % ', micro_batch_cells: 7'}}}",
+        *(f"{section}={{trainer: {trainer % ''}}}" for section in TRAINED[1:]),
         *(f"{section}={anew}" for section in ("embed", "generation")),
         "networks={min_matched: 0.1, device: cpu}",
         description="Said otherwise",
