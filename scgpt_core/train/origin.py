@@ -27,6 +27,11 @@ _LEAST_KNOWN = 0.5
 """Share of the corpus's genes that the model to go on from must know."""
 _TABLE = "gene_embedding.table.weight"
 _CONDITIONS = "condition_embedding.weight"
+_FED = {
+    "batch_labels": (False,), "batch_norm": (None, "plain"), "n_modalities": (None,),
+    "perturbation_flags": (None,), "explicit_zero_prob": (False,), "gep": (True,),
+}  # fmt: skip
+"""Fields of `ModelConfig` by what of them a corpus can feed, and the objective can train."""
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +54,8 @@ def make_model(
     Raises
     ------
     ValueError
-        Where `init_from` has other bins than this run, or knows too few of the corpus's genes.
+        Where `init_from` has other bins than this run, knows too few of the corpus's genes, or is
+        a variant for a task, with weights that pretraining does not train.
     """
     torch.manual_seed(seed)
     if init_from is None:
@@ -81,6 +87,13 @@ def _make_from(
         message = (
             f"the model {source} has {ckpt.config.n_bins} bins, this run {settings.n_bins}: set "
             "pretrain.n_bins to those of the model"
+        )
+        raise ValueError(message)
+    settings_of = ckpt.config.model_dump()
+    if other := [f"{k}: {settings_of[k]}" for k, fed in _FED.items() if settings_of[k] not in fed]:
+        message = (
+            f"the model {source} is a variant that pretraining cannot go on from "
+            f"({', '.join(other)}): give the pretrained model that it was made of"
         )
         raise ValueError(message)
     logger.info(

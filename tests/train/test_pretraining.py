@@ -11,7 +11,13 @@ import pytest
 import torch
 from torch import distributed
 
-from scgpt_core.checkpoint import Checkpoint, LoadReport, export_published, load_checkpoint
+from scgpt_core.checkpoint import (
+    Checkpoint,
+    LoadReport,
+    export_published,
+    load_checkpoint,
+    save_checkpoint,
+)
 from scgpt_core.config import ModelConfig, PretrainSettings
 from scgpt_core.data import corpus as data_corpus
 from scgpt_core.data.corpus import Corpus
@@ -240,6 +246,30 @@ def test_a_model_that_does_not_fit_is_refused(
             state_folder=tmp_path / "state",
             init_from=origin,
         )
+
+
+def test_a_variant_for_a_task_is_no_start(
+    corpus_folder: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    ckpt = load_checkpoint(model_folder, device="cpu")
+    variant = {"explicit_zero_prob": True, "batch_norm": "domain", "n_batches": 2}
+    model = ScGPT(ModelConfig.model_validate(ckpt.config.model_dump() | variant))
+    save_checkpoint(tmp_path / "origin", model, ckpt.vocab, training={})
+    with pytest.raises(ValueError, match=r"\(batch_norm: domain, explicit_zero_prob: True\)"):
+        pretrain(
+            corpus_folder,
+            tmp_path / "model",
+            make_settings(),
+            seed=0,
+            state_folder=tmp_path / "state",
+            init_from=tmp_path / "origin",
+        )
+
+
+@pytest.mark.parametrize("shares", [[], [0.0], [1.0]])
+def test_shares_with_nothing_to_predict_or_to_know_are_refused(shares: list[float]) -> None:
+    with pytest.raises(ValueError, match="unknown_shares"):
+        make_settings(unknown_shares=shares)
 
 
 def test_balanced_data_sets_are_visited_alike(
