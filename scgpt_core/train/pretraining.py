@@ -77,8 +77,7 @@ def pretrain(
     Raises
     ------
     ValueError
-        Where a shard is missing or altered; or `init_from` has other bins than this run, or knows
-        too few of the corpus's genes.
+        Where a shard is missing or altered, or `init_from` does not fit (`make_model`).
     """
     with join_world(settings.trainer.device) as world:
         if world.device.type == "cpu":
@@ -286,10 +285,10 @@ def _errors(
     world: World,
     model: ScGPT,
 ) -> Errors:
-    """Errors of the model, in every process: it takes all of them to run a sharded one."""
+    """Errors of the model, over the samples that the processes share out among them."""
     predict = model_predictor(model, objective, world.device)
     return {
-        split: generation_errors(predict, batches, settings.unknown_shares)
+        split: generation_errors(predict, batches, settings.unknown_shares, world=world)
         for split, batches in samples.items()
     }
 

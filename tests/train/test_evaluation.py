@@ -1,5 +1,10 @@
 """Errors by share of unknown genes, and the simple predictors."""
 
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
 import numpy as np
 import pytest
 import tiny
@@ -8,6 +13,7 @@ import torch
 from scgpt_core.batch import Batch
 from scgpt_core.train.evaluation import generation_errors, model_predictor
 from scgpt_core.train.objectives import Pretraining, is_gene
+from scgpt_core.train.parallel import World
 from scgpt_core.train.predictors import GeneMean, RidgeOnPCA
 
 
@@ -33,6 +39,44 @@ def test_errors_are_means_over_positions_by_share() -> None:
         "gep@0.5": 4.0,
         "gep@0.75": 9.0,
     }
+
+
+@dataclass(frozen=True)
+class Listening(World):
+    """One of several processes, that keeps what it would add up with the others."""
+
+    said: list[list[float]] = field(default_factory=list)
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Keep the values."""
+        self.said.append([*values])
+        return [*values]
+
+
+@pytest.mark.parametrize("size", [2, 3, 7])
+def test_processes_share_out_the_batches_and_run_equally_often(size: int) -> None:
+    batches = make_batches(160, seed=3)
+    expected = generation_errors(guess_flat, batches, [0.5])
+    said, runs = [], []
+    for rank in range(size):
+        world = Listening(rank=rank, size=size, local_size=size, device=torch.device("cpu"))
+        count: Counter[str] = Counter()
+
+        def predict(batch: Batch, count: Counter[str] = count) -> Any:
+            count["runs"] += 1
+            return guess_flat(batch)
+
+        generation_errors(predict, batches, [0.5], world=world)
+        said.append(world.said)
+        runs.append(count["runs"])
+    squares, numbers = np.sum(said, axis=0)
+    assert squares / numbers == pytest.approx(expected["gep"])
+    assert numbers.sum() == sum(int(batch.hidden_BL.sum()) for batch in batches)
+    assert runs == [-(-len(batches) // size)] * size
+
+
+def guess_flat(batch: Batch) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    return {"gep": (torch.full_like(batch.target_BL, 25.0), batch.hidden_BL)}
 
 
 def test_the_error_of_a_model_is_its_loss() -> None:
