@@ -21,7 +21,7 @@ from scgpt_core.batch import Batch
 from scgpt_core.data.cells import Cells
 from scgpt_core.data.collate import TokenSettings, to_batch
 from scgpt_core.data.multimodal import ModalityTokens, to_modality_batch
-from scgpt_core.data.order import EpochOrder, Visits
+from scgpt_core.data.order import EpochOrder, Visits, cut_step, require_cells_for_ranks
 from scgpt_core.data.sources import ArraySource, CellSource
 
 
@@ -63,7 +63,7 @@ class ShardLoader:
     rank, world_size
         Which slice of every step this process takes.
     micro_batch_cells
-        Cells of one `Batch`, at most; None: the rank's whole slice of a step.
+        Cells of one `Batch`, at most (`cut_step`); None: the rank's whole slice of a step.
     threads
         Threads that prepare batches.
     block_cells, buffer_cells
@@ -122,12 +122,12 @@ class ShardLoader:
             cumulative_weights=_cumulate(weights, source.n_cells),
         )
         self.steps_per_epoch = self._order.n_batches
-        if not self.steps_per_epoch or source.n_cells // self.steps_per_epoch < world_size:
-            message = (
-                f"{source.n_cells} cells in steps of {batch_cells} do not give each of "
-                f"{world_size} ranks a cell in every step: give more cells a step, or fewer ranks"
-            )
-            raise ValueError(message)
+        require_cells_for_ranks(
+            source.n_cells,
+            batch_cells=batch_cells,
+            n_steps=self.steps_per_epoch,
+            ranks=world_size,
+        )
 
     @property
     def epoch(self) -> int:
@@ -247,12 +247,14 @@ class ShardLoader:
         return np.minimum(self._source.lengths(rows), self._settings.max_tokens - 1)
 
     def _pieces(self, visits: Visits) -> list[_Piece]:
-        """Cut a step into micro-batches; of them rank r of n has numbers r, r + n, r + 2n..."""
-        n_cells, ranks = len(visits.rows), self._world_size
-        largest = -(-n_cells // ranks)
-        n_pieces = ranks * min(-(-largest // self._micro_batch_cells), n_cells // ranks)
-        rows, repeats = (np.array_split(each, n_pieces)[self._rank :: ranks] for each in visits)
-        return [_Piece(*piece) for piece in zip(rows, repeats, strict=True)]
+        """Micro-batches of this rank in a step."""
+        places = cut_step(
+            len(visits.rows),
+            micro_batch_cells=self._micro_batch_cells,
+            rank=self._rank,
+            world_size=self._world_size,
+        )
+        return [_Piece(visits.rows[piece], visits.repeats[piece]) for piece in places]
 
     def _prepare(self, epoch: int, reading: Future[_Window], step: int) -> tuple[Batch, ...]:
         window = reading.result()

@@ -27,6 +27,30 @@ class Visits(NamedTuple):
     """How often the epoch has visited the cell before (0 unless cells are weighted)."""
 
 
+def cut_step(
+    n_cells: int, *, micro_batch_cells: int, rank: int, world_size: int
+) -> list[NDArray[np.int64]]:
+    """Places, in a step of so many cells, of a rank's micro-batches.
+
+    All ranks have equally many, as a sharded model needs: of all micro-batches in order, rank r of
+    n has numbers r, r + n, r + 2n... So one may have a cell more than `micro_batch_cells`, where a
+    step's cells do not divide by the ranks.
+    """
+    largest = -(-n_cells // world_size)
+    n_pieces = world_size * min(-(-largest // micro_batch_cells), n_cells // world_size)
+    return np.array_split(np.arange(n_cells), n_pieces)[rank::world_size]
+
+
+def require_cells_for_ranks(n_cells: int, *, batch_cells: int, n_steps: int, ranks: int) -> None:
+    """Raise a ValueError where a rank would be without a cell in a step of the epoch."""
+    if not n_steps or n_cells // n_steps < ranks:
+        message = (
+            f"{n_cells} cells in steps of {batch_cells} do not give each of {ranks} ranks a cell "
+            "in every step: give more cells a step, or fewer ranks"
+        )
+        raise ValueError(message)
+
+
 @dataclass(frozen=True, kw_only=True)
 class EpochOrder:
     """Batches of one epoch; each cell once, or as often as its weight says.

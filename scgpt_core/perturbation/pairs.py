@@ -19,6 +19,7 @@ from scgpt_core.batch import Batch
 from scgpt_core.config import ModelConfig
 from scgpt_core.data.binning import draw_keys
 from scgpt_core.data.identity import digest_cells
+from scgpt_core.data.order import cut_step, require_cells_for_ranks
 from scgpt_core.perturbation.data import Perturbations, genes_of
 
 NOT_PERTURBED, PERTURBED, PAD_FLAG = range(3)
@@ -143,12 +144,12 @@ class PairLoader:
         self.micro_batch_cells = micro_batch_cells
         self.rank, self.world_size = rank, world_size
         self.steps_per_epoch = -(-len(self.rows) // batch_cells)
-        if not len(self.rows) or len(self.rows) // self.steps_per_epoch < world_size:
-            message = (
-                f"{len(self.rows)} perturbed cells in steps of {batch_cells} do not give each of "
-                f"{world_size} ranks a cell in every step: give more cells a step, or fewer ranks"
-            )
-            raise ValueError(message)
+        require_cells_for_ranks(
+            len(self.rows),
+            batch_cells=batch_cells,
+            n_steps=self.steps_per_epoch,
+            ranks=world_size,
+        )
         self._condition = {name: i for i, name in enumerate(data.conditions)}
         controls = [data.is_input & (data.stratum == s) for s in range(data.stratum.max() + 1)]
         self._controls = [np.flatnonzero(chosen_N) for chosen_N in controls]
@@ -189,15 +190,15 @@ class PairLoader:
     def _batches(
         self, rows: NDArray[np.int64], partners: NDArray[np.int64], columns: NDArray[np.int64]
     ) -> tuple[Batch, ...]:
-        """Cut a step into micro-batches; of them rank r of n has numbers r, r + n, r + 2n..."""
-        largest = -(-len(rows) // self.world_size)
-        n_pieces = self.world_size * -(-largest // self.micro_batch_cells)
-        pieces = np.array_split(np.arange(len(rows)), min(n_pieces, len(rows)))
-        tokens = replace(self.tokens, columns=columns)
-        return tuple(
-            self._pair(tokens, rows[piece], partners[piece])
-            for piece in pieces[self.rank :: self.world_size]
+        """Micro-batches of this rank in a step."""
+        places = cut_step(
+            len(rows),
+            micro_batch_cells=self.micro_batch_cells,
+            rank=self.rank,
+            world_size=self.world_size,
         )
+        tokens = replace(self.tokens, columns=columns)
+        return tuple(self._pair(tokens, rows[piece], partners[piece]) for piece in places)
 
     def _pair(self, tokens: Tokens, rows: NDArray[np.int64], partners: NDArray[np.int64]) -> Batch:
         data = self.data

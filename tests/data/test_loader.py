@@ -20,7 +20,7 @@ from scgpt_core.batch import Batch
 from scgpt_core.data.cells import Cells
 from scgpt_core.data.corpus import open_corpus
 from scgpt_core.data.loader import ShardLoader, balance_weights
-from scgpt_core.data.order import EpochOrder, shuffle_entropy
+from scgpt_core.data.order import EpochOrder, cut_step, shuffle_entropy
 from scgpt_core.data.sources import ArraySource
 
 N_CELLS = 203
@@ -101,6 +101,24 @@ def test_cells_of_like_length_share_a_step() -> None:
         return float(torch.cat([batch.padding_BL.flatten() for batch in batches]).float().mean())
 
     assert padding(by_length=True) < 0.5 * padding()
+
+
+@pytest.mark.parametrize("n_cells", [4, 5, 7, 11, 64])
+@pytest.mark.parametrize("micro_batch_cells", [1, 2, 5, 100])
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_ranks_have_equally_many_micro_batches_of_a_step(
+    n_cells: int, micro_batch_cells: int, ranks: int
+) -> None:
+    """A sharded model would hang else."""
+    cut = [
+        cut_step(n_cells, micro_batch_cells=micro_batch_cells, rank=rank, world_size=ranks)
+        for rank in range(ranks)
+    ]
+    assert len({len(pieces) for pieces in cut}) == 1
+    pieces = [piece for together in zip(*cut, strict=True) for piece in together]
+    assert np.concatenate(pieces).tolist() == list(range(n_cells))
+    most = max(map(len, pieces))
+    assert most <= micro_batch_cells or (micro_batch_cells == 1 and most == 2 and n_cells % ranks)
 
 
 class RecordingSource(ArraySource):
