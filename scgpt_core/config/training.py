@@ -1,6 +1,6 @@
 """Settings of the loop that trains, in pretraining and in fine-tuning, and of pretraining."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -113,7 +113,9 @@ class PretrainSettings(Settings):
     components of the corpus say of each gene."""
     n_bins: int = Field(default=51, ge=2)
     """Value bins."""
-    unknown_shares: tuple[Share, ...] = (0.25, 0.5, 0.75)
+    unknown_shares: Annotated[
+        tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(min_length=1)
+    ] = (0.25, 0.5, 0.75)
     """Shares of unknown genes; one is drawn for each cell."""
     cell_prompt_after: Share = 0.1
     """Share of the steps after which the cell-prompted second pass joins the loss."""
@@ -133,5 +135,5 @@ class PretrainSettings(Settings):
     evaluate_steps: Count = 200
     """Steps between evaluations on held-out cells."""
     evaluate_cells: Count = 2000
-    """Held-out cells of one evaluation, at most."""
+    """Held-out cells of one evaluation, about: they come in batches of up to 32."""
     trainer: TrainerSettings = TrainerSettings()
