@@ -7,7 +7,7 @@ Shapes: N cells, T tokens of the vocabulary, K components (C: and a constant), M
 matrix; B cells of a batch, L gene tokens.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -92,10 +92,8 @@ class RidgeOnPCA:
         spared_M = unknown.cell_M % 10 == 0
         test = _Entries(*(x_M[spared_M] for x_M in unknown))
         fitted = []
-        for penalty in _PENALTIES:
-            weights_TC = _ridge(
-                _Entries(*(x_M[~spared_M] for x_M in unknown)), scores_NC, n_tokens, penalty
-            )
+        learned = _Entries(*(x_M[~spared_M] for x_M in unknown))
+        for weights_TC in _ridge(learned, scores_NC, n_tokens, _PENALTIES):
             guess_M = (scores_NC[test.cell_M] * weights_TC[test.token_M]).sum(1)
             fitted.append(((guess_M - test.value_M).square().mean().item(), weights_TC))
         return cls(gene_mean, loadings_TK / scale_K, min(fitted, key=lambda fit: fit[0])[1])
@@ -166,8 +164,10 @@ def _components(known: _Entries, n_tokens: int, seed: int) -> Tensor:
     )
 
 
-def _ridge(unknown: _Entries, scores_NC: Tensor, n_tokens: int, penalty: float) -> Tensor:
-    """Ridge weights of every token that was unknown in a cell; 0 for the others."""
+def _ridge(
+    unknown: _Entries, scores_NC: Tensor, n_tokens: int, penalties: Iterable[float]
+) -> Iterator[Tensor]:
+    """Yield, by penalty, ridge weights of every token that was unknown in a cell; else 0."""
     n_constant = scores_NC.shape[1]
     used_U, at_M = torch.unique(unknown.token_M, return_inverse=True)
     gram_UCC = torch.zeros(len(used_U), n_constant, n_constant)
@@ -178,7 +178,8 @@ def _ridge(unknown: _Entries, scores_NC: Tensor, n_tokens: int, penalty: float) 
         scores_MC = scores_NC[unknown.cell_M[part]]
         gram_UCC.index_add_(0, at_M[part], scores_MC[:, :, None] * scores_MC[:, None, :])
         moment_UC.index_add_(0, at_M[part], scores_MC * unknown.value_M[part][:, None])
-    penalised_UCC = gram_UCC + penalty * torch.eye(n_constant)
-    weights_TC = torch.zeros(n_tokens, n_constant)
-    weights_TC[used_U] = torch.linalg.solve(penalised_UCC, moment_UC)
-    return weights_TC
+    for penalty in penalties:
+        weights_TC = torch.zeros(n_tokens, n_constant)
+        penalised_UCC = gram_UCC + penalty * torch.eye(n_constant)
+        weights_TC[used_U] = torch.linalg.solve(penalised_UCC, moment_UC)
+        yield weights_TC
