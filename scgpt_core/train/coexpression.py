@@ -77,8 +77,8 @@ def _standardise(corpus: Corpus, seed: int) -> tuple[Tensor, Tensor]:
     cells = corpus.cells(np.sort(rows))
     n_cells, n_tokens = len(cells.cell_ids), corpus.vocab.n_tokens
     length_N, counts_M = np.diff(cells.indptr), cells.counts.astype(np.float64)
-    total_N = np.add.reduceat(counts_M, cells.indptr[:-1])
-    values_M = np.log1p(counts_M * np.repeat(_TOTAL / total_N, length_N))
+    total_N = np.diff(np.concatenate([[0], np.cumsum(counts_M)])[cells.indptr])
+    values_M = np.log1p(counts_M * _TOTAL / np.repeat(total_N, length_N))
     mean_T, square_T = (
         np.bincount(cells.genes, weights_M, n_tokens) / n_cells
         for weights_M in (values_M, values_M**2)
