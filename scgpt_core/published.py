@@ -5,6 +5,7 @@ A published folder has `args.json` (settings), `vocab.json` (symbol to token id)
 and shapes.
 """
 
+import logging
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from scgpt_core.config import ModelConfig
 from scgpt_core.keys import SPECIAL_TOKENS
+
+logger = logging.getLogger(__name__)
 
 NAMES = (
     ("encoder.embedding.", "gene_embedding.table."),
@@ -74,6 +77,8 @@ ARGS = {
     "decoder_adaptive_bias": "gep_adaptive_bias",
 }
 """Settings that the weights do not tell: published names and ours."""
+_SILENT = ("n_bins", "pad_value", "mask_value", "input_emb_style")
+"""Of them, those that change every embedding and that no weight tells."""
 
 
 def _rules(pairs: Iterable[tuple[str, str]]) -> list[tuple[re.Pattern[str], str]]:
@@ -119,8 +124,8 @@ def read_config(
     Raises
     ------
     ValueError
-        Where a setting that the weights do not tell is missing or not allowed, or the weights are
-        not those of an scGPT.
+        Where the number of heads is missing, a setting is not allowed, or the weights are not those
+        of an scGPT. Other settings are taken as in the published models where they are missing.
     """
     if "nheads" not in args or "gene_embedding.table.weight" not in weights:
         message = (
@@ -129,6 +134,12 @@ def read_config(
         )
         raise ValueError(message)
     n_tokens, width = weights["gene_embedding.table.weight"].shape
+    if untold := [name for name in _SILENT if args.get(name) is None]:
+        logger.warning(
+            "args.json has no %s: taken as in the published models (%s)",
+            ", ".join(untold),
+            ", ".join(f"{ARGS[n]} {ModelConfig.model_fields[ARGS[n]].default}" for n in untold),
+        )
     settings = {ours: args[theirs] for theirs, ours in ARGS.items() if args.get(theirs) is not None}
     return ModelConfig(
         n_tokens=n_tokens,
