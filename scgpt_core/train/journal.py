@@ -73,7 +73,7 @@ class Journal:
         if silent:
             return
         self.path = folder / METRICS
-        self._sinks = [_open_sink(tracker, folder) for tracker in trackers]
+        self._sinks = [_open_sink(tracker, folder, totals.step) for tracker in trackers]
         _keep_until(self.path, totals.step, judged_again=judged_again)
         self._file = self.path.open("a")
 
@@ -161,22 +161,23 @@ def _keep_until(path: Path, step: int, *, judged_again: bool) -> None:
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
 
 
-def _open_sink(tracker: Tracker, folder: Path) -> _Sink:
-    """Open a tracker; ValueError says what to install where its package is missing."""
+def _open_sink(tracker: Tracker, folder: Path, step: int) -> _Sink:
+    """Open a tracker, to go on behind a step; ValueError says what to install if it is missing."""
     if importlib.util.find_spec(tracker) is None:
         message = (
             f"trainer.trackers has {tracker!r}, but the package {tracker} is not installed: "
             f"`pip install {tracker}`, or take it out of the list"
         )
         raise ValueError(message)
-    return _TensorBoard(folder) if tracker == "tensorboard" else _WandB(folder)
+    return _TensorBoard(folder, step) if tracker == "tensorboard" else _WandB(folder)
 
 
 class _TensorBoard:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder / "tensorboard"))
+        # What a killed run told of steps that are done again is not shown.
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
