@@ -95,7 +95,7 @@ def find_overlap(corpus: Corpus, cells: Cells) -> Overlap:
     def own_prints(code: int) -> NDArray[np.uint64]:
         return _fingerprints(cells, np.full(n_cells, code), expressed_ST)
 
-    equal_SNK = np.zeros((len(names), n_cells, _BANDS), bool)
+    equal_SN = np.zeros((len(names), n_cells), np.uint8)  # a bit for each band
     whole_S, divided_cells = np.zeros(len(names), bool), 0
     for rows in blocks:
         block = corpus.cells(rows)
@@ -107,11 +107,13 @@ def find_overlap(corpus: Corpus, cells: Cells) -> Overlap:
             own_NK = own_prints(code)
             whole_S[code] = True
             for k in range(_BANDS):
-                equal_SNK[code, :, k] |= np.isin(own_NK[:, k], theirs_BK[:, k])
+                is_equal_N = np.isin(own_NK[:, k], theirs_BK[:, k])
+                equal_SN[code] |= np.left_shift(is_equal_N, k, dtype=np.uint8)
     shared_N, checked_N, by_dataset = np.zeros(n_cells, bool), np.zeros(n_cells, bool), {}
     for code in np.flatnonzero(whole_S).tolist():
         told_NK = own_prints(code) != 0
-        found_N = (equal_SNK[code] & told_NK).sum(axis=1) >= _BANDS / 2
+        equal_NK = equal_SN[code, :, None] >> np.arange(_BANDS, dtype=np.uint8) & 1
+        found_N = (equal_NK & told_NK).sum(axis=1) >= _BANDS / 2
         checked_N |= told_NK.sum(axis=1) >= _BANDS / 2
         shared_N |= found_N
         if found_N.any():
