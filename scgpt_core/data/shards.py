@@ -208,39 +208,20 @@ def seal_shards(
             "run again"
         )
         raise ValueError(message)
-    funnel: Counter[str] = Counter()
-    groups: Counter[tuple[str, ...]] = Counter()
-    for summary in summaries.values():
-        funnel.update(summary["funnel"])
-        for dataset, donor, n_cells in summary["groups"]:
-            groups[(dataset, donor) if heldout_by == DONOR_ID else (dataset,)] += n_cells
+    funnel, groups = _count_cells(summaries.values(), heldout_by)
     if not groups:
         message = f"corpus {corpus}: quality control left no cell of {funnel['cells in']}: {funnel}"
         raise ValueError(message)
-    funnel["cells out"] = funnel.pop("cells out")  # the last line of the table
-    heldout = _draw_groups(groups, heldout_share, seed)
-    if len(heldout) == len(groups):
-        message = (
-            f"corpus {corpus}: shards.heldout_share of {heldout_share} holds out all "
-            f"{groups.total()} cells, and nothing is left to train on: set a smaller share"
-        )
-        raise ValueError(message)
-    n_cells, heldout_cells = groups.total(), sum(groups[group] for group in heldout)
+    split = _split(groups, heldout_by, heldout_share, seed, corpus)
     manifest: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "corpus": corpus,
         "census": next(summary["origin"] for summary in summaries.values()),
         "vocab_digest": vocabulary.digest,
-        "n_cells": n_cells,
+        "n_cells": groups.total(),
         "nnz": sum(summary["nnz"] for summary in summaries.values()),
         "funnel": dict(funnel),
-        "split": {
-            "by": heldout_by,
-            "share": heldout_share,
-            "seed": seed,
-            "heldout": sorted(heldout),
-            "heldout_cells": heldout_cells,
-        },
+        "split": split,
         "shards": [
             {"file": name, **{key: summary[key] for key in ("rows", "nnz", "bytes", "sha256")}}
             for name, summary in summaries.items()
@@ -250,9 +231,43 @@ def seal_shards(
     write_json(output, manifest)
     logger.info(
         "corpus %s: %d cells in %d shards, %d cells of %d groups held out",
-        corpus, n_cells, len(summaries), heldout_cells, len(heldout),
+        corpus, groups.total(), len(summaries), split["heldout_cells"], len(split["heldout"]),
     )  # fmt: skip
     return manifest
+
+
+def _count_cells(
+    summaries: Iterable[Mapping[str, Any]], heldout_by: str
+) -> tuple[Counter[str], Counter[tuple[str, ...]]]:
+    """Add up the funnels of quality control, and the cells of each group that may be held out."""
+    funnel: Counter[str] = Counter()
+    groups: Counter[tuple[str, ...]] = Counter()
+    for summary in summaries:
+        funnel.update(summary["funnel"])
+        for dataset, donor, n_cells in summary["groups"]:
+            groups[(dataset, donor) if heldout_by == DONOR_ID else (dataset,)] += n_cells
+    funnel["cells out"] = funnel.pop("cells out")  # the last line of the table
+    return funnel, groups
+
+
+def _split(
+    groups: Counter[tuple[str, ...]], heldout_by: str, share: float, seed: int, corpus: str
+) -> dict[str, Any]:
+    """Say which groups are held out, of those that `_count_cells` found."""
+    heldout = _draw_groups(groups, share, seed)
+    if len(heldout) == len(groups):
+        message = (
+            f"corpus {corpus}: shards.heldout_share of {share} holds out all "
+            f"{groups.total()} cells, and nothing is left to train on: set a smaller share"
+        )
+        raise ValueError(message)
+    return {
+        "by": heldout_by,
+        "share": share,
+        "seed": seed,
+        "heldout": sorted(heldout),
+        "heldout_cells": sum(groups[group] for group in heldout),
+    }
 
 
 def _draw_groups(
