@@ -52,6 +52,10 @@ format: $(READY)  ## rewrite the code in the house style
 	$(BIN)/ruff format
 	$(BIN)/snakefmt Snakefile rules
 
+bench-mapping: $(READY)  ## label transfer, by the demo's model (made first) or by MODEL=FOLDER
+	$(if $(MODEL),,$(SNAKEMAKE) --quiet rules -- results/models/demo/model.safetensors)
+	$(BIN)/python -m benchmarks.bench_mapping
+
 bench-%: $(READY)  ## figures of speed into results/bench/: bench-embed, bench-collate, ...
 	$(BIN)/python -m benchmarks.bench_$(subst -,_,$*)
 
