@@ -120,17 +120,25 @@ def assess_generation(
     reference_RT = true_bins(take_cells(cells, reference), ckpt, settings, seed)
     type_R, type_N = codes_N[reference], codes_N[test]
     means_NT = type_means(reference_RT, type_R, type_N)
+    others = draw_others(type_N, seed)
+    others_NT = true_bins(take_cells(cells, test[others]), ckpt, settings, seed, whole=True)
     scores, genes = [], []
     for prompt in get_args(Prompt):
         made = generate_all(take_cells(cells, test), ckpt, prompt, settings, seed)
         guesses = made.generated | {
             SIMPLE[0]: np.where(made.scored_NT, means_NT, made.true_NT),
-            SIMPLE[1]: made.true_NT[draw_others(type_N, seed)],
+            SIMPLE[1]: others_NT,
         }
         for predictor, guess_NT in guesses.items():
             by_cell = {
                 "cell_correlation": cell_correlations(guess_NT, made.true_NT, made.scored_NT),
-                "mixing": mixing(guess_NT, reference_RT, type_N, type_R),
+                # Beside a reference that is sampled, another cell is so too.
+                "mixing": mixing(
+                    made.true_NT[others] if predictor == SIMPLE[1] else guess_NT,
+                    reference_RT,
+                    type_N,
+                    type_R,
+                ),
             }
             error_T = gene_errors(guess_NT, made.true_NT, made.scored_NT)
             scores.append(_score_table(by_cell, error_T, names[type_N], prompt, predictor))

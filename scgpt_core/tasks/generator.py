@@ -145,8 +145,18 @@ def _batches(
         yield to_batch(cells, tokens, seed=seed, rows=rows[first : first + settings.batch_size])
 
 
-def true_bins(cells: Cells, ckpt: Checkpoint, settings: GenerationSettings, seed: int) -> Bins:
-    """Bins of the cells' genes, N x T."""
+def true_bins(
+    cells: Cells,
+    ckpt: Checkpoint,
+    settings: GenerationSettings,
+    seed: int,
+    *,
+    whole: bool = False,
+) -> Bins:
+    """Bins of the cells' genes, N x T; of at most `max_tokens` of them where not `whole`."""
+    if whole:
+        longest = int(np.diff(cells.indptr).max()) + 1
+        settings = settings.model_copy(update={"max_tokens": longest})
     return np.concatenate(
         [
             _spread(batch.values_BL, batch, ckpt.vocab.n_tokens)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import anndata as ad
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -10,13 +11,14 @@ import torch
 from scgpt_core.batch import Batch
 from scgpt_core.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from scgpt_core.config import GenerationSettings, ModelConfig
+from scgpt_core.data.cells import read_cells
 from scgpt_core.data.vocab import Vocabulary
 from scgpt_core.keys import LABEL, SPECIAL_TOKENS, UNKNOWN
 from scgpt_core.model import ScGPT
 from scgpt_core.model.weights import LoadReport
 from scgpt_core.runs import read_json
 from scgpt_core.tasks.generation import SIMPLE, assess_generation, generate_dataset
-from scgpt_core.tasks.generator import generate
+from scgpt_core.tasks.generator import generate, true_bins
 
 
 def make_model(n_tokens: int = 30, **changes: object) -> ScGPT:
@@ -130,6 +132,17 @@ def test_generation_is_assessed_beside_simple_predictors(cells: ad.AnnData) -> N
         assert 5 < value["gene_error", prompt, "scGPT"] < 50
     # A real cell stands among real ones as they do among each other.
     assert value["mixing", "cell", "real cell of the type"] == pytest.approx(1, abs=0.15)
+
+
+def test_another_cell_is_guessed_by_as_it_is(cells: ad.AnnData) -> None:
+    """With all its genes, though the model reads a hundred of them."""
+    ckpt, counts = make_checkpoint(cells), read_cells(cells, np.arange(3, 3 + cells.n_vars))
+    sampled = true_bins(counts, ckpt, SETTINGS, 0)
+    whole = true_bins(counts, ckpt, SETTINGS, 0, whole=True)
+    n_genes = np.diff(counts.indptr)
+    assert n_genes.max() > 99
+    assert ((sampled > 0).sum(1) == np.minimum(n_genes, 99)).all()
+    assert ((whole > 0).sum(1) == n_genes).all()
 
 
 def test_scores_follow_from_the_genes_errors(cells: ad.AnnData) -> None:
