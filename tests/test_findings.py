@@ -180,11 +180,13 @@ def test_methods_are_listed_with_their_kind() -> None:
             "harmony": {"title": "Harmony", "rule": "baseline", "uses_labels": False},
             "r": {"title": "Random", "rule": "embed", "init": "random", "uses_labels": False},
             "f": {"title": "Tuned", "rule": "finetune", "init": "pretrained", "uses_labels": True},
+            "s": {"title": "Scratch", "rule": "finetune", "init": "random"},
         }
     ).splitlines()
     assert said[0] == "- **Harmony**: a simple baseline"
     assert said[1].startswith("- **Random**: a control")
     assert said[2].endswith("it sees the cell types that it is scored on")
+    assert said[3].endswith("trained on these cells alone, from random weights")
 
 
 def test_the_score_matrix_has_methods_by_metrics_best_first() -> None:
@@ -285,7 +287,7 @@ def test_gene_programs_are_told_beside_coexpression_and_chance() -> None:
     ]
     table = pd.DataFrame(rows, columns=["source", "metric", "value"])
     said = findings.say_programs(table, dataset="d")
-    assert said.startswith("**d**: a Reactome set is enriched (q < 0.05) in 25% of the 20 programs")
+    assert said.startswith("**d**: a gene set is enriched (q < 0.05) in 25% of the 20 programs")
     assert "30% of the 20 programs of co-expression, and in 1% of the 20 random programs" in said
 
 

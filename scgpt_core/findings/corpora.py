@@ -96,7 +96,7 @@ def say_overlap(
     which = " that could be compared" if gaps else ""
     said = [
         f"The corpus has {'; '.join(seen)}: a model that was pretrained on it has seen their "
-        "counts, though not their labels."
+        "counts."
         if seen
         else f"The corpus has none of the cells of {', '.join(datasets)}{which}."
     ]

@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 _KINDS: Final = {
     "baseline": "a simple baseline",
     "random": "a control, the same network with random weights: what pretraining adds is above it",
-    "embed": "the pretrained model as it is, which was not trained on these cells",
+    "scratch": "the same network trained on these cells alone, from random weights",
+    "embed": "the pretrained model as it is",
     "finetune": "the model trained further on these cells",
     "score": "no method but the ceiling: one half of the true cells predicts the other",
 }
-"""What a method is, by the rule that runs it."""
+"""What a method is, by the rule that runs it, and by the weights that it starts from."""
 
 
 def say_methods(methods: Mapping[str, Mapping[str, Any]]) -> str:
@@ -31,7 +32,8 @@ def say_methods(methods: Mapping[str, Mapping[str, Any]]) -> str:
     """
     lines = []
     for row in methods.values():
-        kind = _KINDS["random" if row.get("init") == "random" else row["rule"]]
+        untrained = "random" if row["rule"] == "embed" else "scratch"
+        kind = _KINDS[untrained if row.get("init") == "random" else row["rule"]]
         labels = "; it sees the cell types that it is scored on" if row.get("uses_labels") else ""
         lines.append(f"- **{row['title']}**: {kind}{labels}")
     return "\n".join(lines)

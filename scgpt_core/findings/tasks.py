@@ -128,7 +128,7 @@ def say_programs(scores: pd.DataFrame, *, dataset: str) -> str:
     ]
     *most, last = parts
     return (
-        f"**{dataset}**: a Reactome set is enriched (q < 0.05) in {', in '.join(most)}, and in "
+        f"**{dataset}**: a gene set is enriched (q < 0.05) in {', in '.join(most)}, and in "
         f"{last} (mean over draws)."
     )
 
