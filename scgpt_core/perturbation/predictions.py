@@ -87,13 +87,15 @@ def reverse_fold(
     """Rank the genes and pairs that may have led to each test condition's state.
 
     Every perturbed gene of the data is a candidate, seen or not; so are the pairs of the data, and
-    those of the genes that rank highest alone.
+    those of the genes that rank highest alone. Their changes are predicted on control cells of the
+    batches and cell types that are tested.
 
     Returns
     -------
     Columns condition (the state), and those of `rank_candidates`, of single genes and of pairs.
     """
-    rows_M = np.flatnonzero(data.is_input)
+    tested = np.unique(np.concatenate([data.stratum[fold.truth(data, c)] for c in fold.test]))
+    rows_M = np.flatnonzero(data.is_input & np.isin(data.stratum, tested))
     rows_M = rows_M[:: max(1, len(rows_M) // _CANDIDATE_CELLS)][:_CANDIDATE_CELLS]
     before_MG = data.log_NG[rows_M].toarray()
 

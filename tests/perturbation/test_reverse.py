@@ -7,12 +7,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from screen import make_screen
 
-from scgpt_core.config import PerturbationSettings
+from scgpt_core.config import PerturbationSettings, PerturbationSplitSettings
 from scgpt_core.perturbation.data import Perturbations, genes_of, read_perturbations
 from scgpt_core.perturbation.predictions import reverse_fold
 from scgpt_core.perturbation.reverse import rank_candidates
 from scgpt_core.perturbation.scores import score_predictions
-from scgpt_core.perturbation.splits import Fold, Split
+from scgpt_core.perturbation.splits import Fold, Split, make_split
 
 WITH_PAIRS = [
     "ctrl", "SMAD4+ctrl", "CUL3+ctrl", "JAK2+ctrl", "IRF1+ctrl", "CUL3+SMAD4", "JAK2+SMAD4"
@@ -51,6 +51,21 @@ def test_the_fall_of_the_gene_itself_names_it_not() -> None:
     ranks = reverse_fold(data, leave_out(data, "STAT1+ctrl"), knock_out, settings)
     assert "STAT1" in data.column_of
     assert set(ranks.loc[ranks["genes"] == 1, "rank"]) == {3.5}
+
+
+def test_candidates_are_predicted_on_controls_of_what_is_tested() -> None:
+    data = read_perturbations(make_screen())
+    settings = PerturbationSplitSettings(by="batch", validation_share=0)
+    read = set()
+
+    def remember(genes: Sequence[str], rows_M: NDArray[np.int64]) -> NDArray[np.float32]:
+        read.update(data.batch_N[rows_M])
+        return data.log_NG[rows_M].toarray()
+
+    for fold in make_split(data, settings, dataset_sha256="a" * 64, seed=0).folds:
+        read.clear()
+        reverse_fold(data, fold, remember, PerturbationSettings(pair_genes=2))
+        assert read == {fold.group}
 
 
 def test_pairs_of_the_data_are_candidates_beside_those_of_the_best() -> None:
