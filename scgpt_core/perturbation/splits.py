@@ -112,6 +112,10 @@ def make_split(
         Where there are too few genes, groups or cells: a fold has conditions to learn from and
         conditions to predict.
     """
+    perturbed = {gene for name in data.conditions for gene in genes_of(name)}
+    for group, names in settings.focus.items():
+        if absent := [name for name in names if name not in perturbed]:
+            logger.warning("split.focus: no condition perturbs %s of %s", ", ".join(absent), group)
     rng = np.random.default_rng(seed)
     if settings.by == "gene":
         folds = _by_gene(data, settings, rng)

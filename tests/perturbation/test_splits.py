@@ -27,6 +27,12 @@ def test_each_gene_is_unseen_once_and_the_focus_goes_apart() -> None:
         assert len(fold.validation) == 1
 
 
+def test_a_focus_on_what_nobody_perturbs_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    settings = PerturbationSplitSettings(n_folds=3, focus={"strong": ("JAK2", "IFNRG1")})
+    make_split(read_perturbations(make_screen()), settings, dataset_sha256="a" * 64, seed=0)
+    assert "split.focus: no condition perturbs IFNRG1 of strong" in caplog.text
+
+
 def test_combinations_count_the_genes_that_were_seen() -> None:
     pairs = ["IFNGR1+SMAD4", "JAK2+SMAD4", "CUL3+STAT1", "IFNGR1+IFNGR2"]
     singles = [f"{g}+ctrl" for g in ("IFNGR1", "IFNGR2", "JAK2", "STAT1", "SMAD4", "CUL3")]
