@@ -162,6 +162,7 @@ def fit(
         job=job,
         identity={
             "genes": prepared.genes,
+            "max_counts": prepared.max_counts,
             "class_weights": None if weights_C is None else weights_C.tolist(),
         },
         epoch_steps=epoch_steps,

@@ -22,6 +22,7 @@ from scgpt_core.checkpoint import Checkpoint, save_checkpoint
 from scgpt_core.config import ModelConfig, MultiomicsSettings
 from scgpt_core.data.cells import Cells, read_cells, take_cells
 from scgpt_core.data.genes import match_var
+from scgpt_core.data.identity import digest_cells
 from scgpt_core.data.multimodal import N_MODALITIES, ModalityTokens
 from scgpt_core.data.sources import ArraySource
 from scgpt_core.data.vocab import Vocabulary
@@ -186,7 +187,7 @@ def fit(model: ScGPT, prepared: Prepared, settings: MultiomicsSettings, job: Job
         identity={
             "inherit": settings.inherit,
             "dar_weight": objective.dar_weight,
-            "withheld": int(prepared.problem.withheld_N.sum()),
+            "withheld": digest_cells(prepared.cells.cell_ids[prepared.problem.withheld_N]),
         },
     )
 
