@@ -327,6 +327,13 @@ def _describe(obs: pd.DataFrame, row: DatasetRow, cell_types: str | Path) -> pd.
         raise ValueError(message)
     label = _column(obs, row.label_key, row, absent=UNKNOWN).fillna(UNKNOWN)
     names = harmonise_labels(label, cell_types)
+    own = {BATCH: row.batch_key, LABEL: row.label_key, CELL_TYPE: row.label_key, CELL_TYPE_ID: None}
+    if taken := [name for name in row.obs_columns if name in own and own[name] != name]:
+        message = (
+            f"{row.dataset}: obs_columns has {', '.join(taken)}, where the prepared file has a "
+            "column of its own: rename it in the file, or name it as batch_key or label_key"
+        )
+        raise ValueError(message)
     kept = {name: _column(obs, name, row, absent="").fillna(UNKNOWN) for name in row.obs_columns}
     columns: dict[str, Iterable[str]] = {
         **kept,
