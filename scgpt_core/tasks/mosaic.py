@@ -54,7 +54,7 @@ def pose_problem(
     ------
     ValueError
         Where the data set has RNA alone, a batch of `query` does not exist, none of them has more
-        than RNA, or nothing is left to learn from.
+        than RNA, or nothing is left to learn from, of one modality or of all.
     """
     modalities = read_modalities(adata)
     if not modalities.by_name:
@@ -83,8 +83,16 @@ def pose_problem(
             " `query` in datasets.tsv"
         )
         raise ValueError(message)
-    visible = _choose_peaks(_withhold(modalities, withheld_N), settings.n_peaks)
-    return Problem(adata, visible, withheld_N)
+    visible = _withhold(modalities, withheld_N)
+    panels = np.unique(visible.panel_N)
+    unseen = [name for name, m in visible.by_name.items() if not m.measured_KF[panels].any()]
+    if unseen:
+        message = (
+            f"no cell is left with {', '.join(unseen)} where {', '.join(query)} is withheld: leave "
+            "it out of `modalities` in datasets.tsv, or give cells to learn it from"
+        )
+        raise ValueError(message)
+    return Problem(adata, _choose_peaks(visible, settings.n_peaks), withheld_N)
 
 
 def _choose_peaks(modalities: Modalities, n_peaks: int) -> Modalities:

@@ -373,6 +373,12 @@ def test_user_mistakes_are_named(dataset: Path, tmp_path: Path) -> None:
     some.obs["batch"] = np.where(np.arange(some.n_obs) < 80, "plain", "cite")
     with pytest.raises(ValueError, match=r"query batches plain: the batches .* are cite; look at"):
         pose_problem(some, ["plain"], ModalitySettings(), seed=0)
+    peaks = {"features": ["atac:1", "atac:2"], "measured": np.array([[False] * 2, [True] * 2])}
+    some.uns["modalities"]["protein"]["measured"][0] = True
+    some.uns["modalities"]["atac"] = some.uns["modalities"]["protein"] | peaks
+    some.obsm["atac"] = csr_matrix((some.n_obs, 2), dtype=np.float32)
+    with pytest.raises(ValueError, match="no cell is left with atac where cite is withheld"):
+        pose_problem(some, ["cite"], ModalitySettings(), seed=0)
     with pytest.raises(ValueError, match="no method 'magic'; there are: rna_pca"):
         run_joint_baseline(
             dataset, tmp_path / "e.h5ad", tmp_path / "r.json", method="magic", query=[],
