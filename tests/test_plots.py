@@ -88,6 +88,7 @@ def test_the_ranking_gives_the_difference_from_the_best_baseline() -> None:
             ("d", "Harmony", 0, 0.6),
             ("d", "scGPT", 0, 0.6),
             ("d", "scGPT", 1, 0.9),
+            ("d", "totalVI", 0, np.nan),  # which imputes no peaks
         ],
         columns=["dataset", "method", "seed", "value"],
     )

@@ -86,7 +86,7 @@ def plot_ranking(runs: pd.DataFrame, *, metric: str, baselines: Iterable[str]) -
     Parameters
     ----------
     runs
-        Columns dataset, method, seed, value.
+        Columns dataset, method, seed, value; methods without a value are left out.
     metric
         Name of the value, for the axis.
     baselines
@@ -97,7 +97,7 @@ def plot_ranking(runs: pd.DataFrame, *, metric: str, baselines: Iterable[str]) -
     n_methods = runs["method"].nunique()
     figure, axes = panels(1, len(datasets), width=4.4, height=1.1 + 0.3 * n_methods)
     for ax, dataset in zip(axes[0], datasets, strict=True):
-        part = runs[runs["dataset"] == dataset]
+        part = runs[runs["dataset"] == dataset].dropna(subset="value")
         means = part.groupby("method")["value"].mean().sort_values()
         bar = means[means.index.isin(baselines)].max()
         for row, (method, mean) in enumerate(means.items()):
