@@ -23,13 +23,13 @@ from scgpt_core.checkpoint import Checkpoint, load_checkpoint
 from scgpt_core.config import EmbedSettings, MappingSettings
 from scgpt_core.index.baselines import Baselines, Prediction
 from scgpt_core.index.ontology import Ontology, read_ontology
-from scgpt_core.index.reference import open_index
+from scgpt_core.index.reference import Reference, open_index
 from scgpt_core.index.sources import DatasetCells, open_source, sample_labelled
 from scgpt_core.index.transfer import LabelTransfer
 from scgpt_core.index.vote import calibration_error
 from scgpt_core.keys import EMBEDDING, LABEL, UNKNOWN
 from scgpt_core.runs import run_record, whole
-from scgpt_core.tasks.embedder import embed_blocks
+from scgpt_core.tasks.embedder import embed_blocks, name_precision
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +83,7 @@ def map_dataset(
     with run_record(folder / "run.json", described) as run:
         reference = open_index(index_folder, threads=threads)
         ckpt = load_checkpoint(model_folder, embed.device)
+        _compare_precision(ckpt, reference, embed)
         transfer = LabelTransfer(reference, settings, terms)
         cells = DatasetCells(Path(dataset), ckpt.vocab, min_matched=embed.min_matched)
         with closing(cells):
@@ -105,6 +106,17 @@ def map_dataset(
                 }
                 logger.info("%s: %s", Path(dataset).stem, run["scores"])
     shutil.rmtree(folder / "parts", ignore_errors=True)
+
+
+def _compare_precision(ckpt: Checkpoint, reference: Reference, embed: EmbedSettings) -> None:
+    """Warn where query and reference are multiplied in formats that round otherwise."""
+    ours, theirs = name_precision(ckpt, embed.precision), reference.manifest["precision"]
+    if ours != theirs:
+        logger.warning(
+            "the reference was embedded in %s, the query is in %s: distances between them have the "
+            "rounding of both; set embed.precision to %s",
+            theirs, ours, theirs,
+        )  # fmt: skip
 
 
 def _truth(cells: DatasetCells, column: str) -> NDArray[np.object_]:
