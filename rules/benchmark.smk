@@ -72,7 +72,12 @@ rule score_modalities:
         runtime=get_runtime(60),
     params:
         get_code(
-            "imputation_metrics", "metrics", "neighbours", "scores", "tasks/mosaic"
+            "imputation_metrics",
+            "metrics",
+            "neighbours",
+            "scores",
+            "tasks/modalities",
+            "tasks/mosaic",
         ),
     script:
         "../workflow_scripts/score_modalities.py"
@@ -98,12 +103,7 @@ rule score_perturbations:
         mem_mb=get_mem_mb(2000),
         runtime=get_runtime(60),
     params:
-        get_code(
-            *(
-                f"perturbation/{name}"
-                for name in ("data", "metrics", "reverse", "scores", "splits", "truth")
-            )
-        ),
+        get_code("perturbation"),
         focus=CFG.perturbation.split.model_dump(mode="json")["focus"],
     script:
         "../workflow_scripts/score_perturbations.py"

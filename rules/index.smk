@@ -148,11 +148,15 @@ rule map_query:
         gpu=int(CFG.embed.device == "cuda"),
     params:
         get_code(
+            "index/baselines",
+            "index/labels",
+            "index/neighbours",
+            "index/ontology",
             "index/query",
+            "index/reference",
             "index/sources",
             "index/transfer",
             "index/vote",
-            "index/baselines",
         ),
         get_compared(CFG.embed),
         model_folder=get_model_folder,

@@ -26,6 +26,7 @@ rule find_programs:
         runtime=get_runtime(120),
         gpu=int(CFG.networks.device == "cuda"),
     params:
+        get_code("neighbours"),
         get_network_code("embeddings", "programs"),
         get_compared(CFG.networks, "programs"),
         model_folder=get_model_folder,

@@ -20,7 +20,7 @@ rule split_perturbations:
         mem_mb=get_mem_mb(2000),
         runtime=get_runtime(10),
     params:
-        get_code("perturbation/data", "perturbation/splits"),
+        get_code("perturbation/data", "perturbation/splits", "tasks/datasets"),
         settings=CFG.perturbation.split.model_dump(mode="json"),
         n_genes=CFG.perturbation.n_genes,
         seed="{seed}",
@@ -53,10 +53,13 @@ rule shift:
         runtime=get_runtime(60),
     params:
         get_code(
-            *(
-                f"perturbation/{name}"
-                for name in ("baselines", "data", "features", "predictions", "reverse")
-            )
+            "networks/gene_sets",
+            "perturbation/baselines",
+            "perturbation/data",
+            "perturbation/features",
+            "perturbation/predictions",
+            "perturbation/reverse",
+            "perturbation/splits",
         ),
         method="{method}",
         settings=CFG.perturbation.model_dump(

@@ -33,7 +33,15 @@ rule render_report:
         mem_mb=get_mem_mb(2000),
         runtime=get_runtime(30),
     params:
-        get_code("findings", "plots", "report", "scores"),
+        get_code(
+            "findings",
+            "index/layout",
+            "label_metrics",
+            "perturbation/scores",
+            "plots",
+            "report",
+            "scores",
+        ),
         parameters=get_page_parameters,
         pages=PAGES,
     script:

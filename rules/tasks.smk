@@ -49,7 +49,9 @@ rule prepare_dataset:
         mem_mb=get_dataset_mem_mb(500, times=18, least=1500),
         runtime=get_runtime(60),
     params:
-        get_code("tasks/datasets", "data/labels", "data/obs", "data/qc"),
+        get_code(
+            "tasks/datasets", "tasks/modalities", "data/labels", "data/obs", "data/qc"
+        ),
         row=get_dataset_row,
     script:
         "../workflow_scripts/prepare_dataset.py"
@@ -75,7 +77,7 @@ rule merge_datasets:
         mem_mb=get_dataset_mem_mb(1000, times=25, least=2000),
         runtime=get_runtime(60),
     params:
-        get_code("tasks/merging", "data/genes"),
+        get_code("tasks/merging", "tasks/modalities", "data/genes"),
     script:
         "../workflow_scripts/merge_datasets.py"
 
