@@ -11,7 +11,14 @@ import pytest
 import yaml
 from snakemake.utils import update_config
 
-from scgpt_core.config import DatasetRow, ModelRow, leave_out_missing, load_config, read_table
+from scgpt_core.config import (
+    DatasetRow,
+    ExpectedRow,
+    ModelRow,
+    leave_out_missing,
+    load_config,
+    read_table,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -233,3 +240,10 @@ def test_tables_of_spreadsheets_have_cells_quoted_for_their_commas(tmp_path: Pat
     row = read_table(tmp_path / "t.tsv", DatasetRow)["a"]
     assert (row.path, row.obs_filter) == ("d,1.h5ad", "batch in ['a', 'b']")
     assert row.query == ("donor 1", "x")
+
+
+def test_a_published_value_is_of_a_metric_of_its_task() -> None:
+    row = {"dataset": "d", "method": "m", "value": 0.5, "source": "a paper"}
+    ExpectedRow.model_validate(row | {"task": "annotation", "metric": "macro_f1"})
+    with pytest.raises(ValueError, match="metric pearson is none of annotation: accuracy, macro"):
+        ExpectedRow.model_validate(row | {"task": "annotation", "metric": "pearson"})

@@ -52,4 +52,4 @@ def test_storage_is_that_of_the_formats_that_are_written() -> None:
     terabytes = bench.storage(Measured({}, 1.0, 1.0), parameters=10**6)
     a_cell = 4 * 512 + 8  # float32, as `write_embeddings` has it, and an int64
     assert terabytes["embeddings"] == pytest.approx(33e6 * a_cell / 1e12)
-    assert terabytes["index"] == pytest.approx(932e-6)  # as README tells of bench-index
+    assert terabytes["index"] == pytest.approx(932e-6)  # as docs/speed.md tells of bench-index

@@ -22,7 +22,7 @@ class CensusSettings(Settings):
 
 
 class QCSettings(Settings):
-    """Which cells enter the corpus."""
+    """Which cells enter the corpus: of each cell its primary copy, and of those these."""
 
     min_genes: int = Field(default=200, ge=0)
     """Cells with fewer expressed genes are dropped."""
@@ -48,7 +48,8 @@ class ShardSettings(Settings):
     """How the corpus is tokenized and split."""
 
     min_cells_per_gene: Count = 1
-    """Genes in fewer cells of the corpus get no token (a published vocabulary is kept whole)."""
+    """Genes in fewer of the fetched cells, before quality control, get no token (a published
+    vocabulary is kept whole)."""
     published_vocab: Path | None = None
     """A published vocab.json to take instead of the corpus's own genes, to go on from its model."""
     heldout_by: Literal["donor_id", "dataset_id"] = "donor_id"

@@ -160,6 +160,11 @@ def test_faulty_files_are_refused(tmp_path: Path, change: Any, message: str) -> 
             "'qc > 3' does not work: .*columns of obs: cell_type",
         ),
         ({"obs_filter": "donor =="}, "obs_filter 'donor ==' does not work"),
+        ({"obs_filter": "cell_type"}, "does not say true or false of each cell"),
+        (
+            {"label_key": None, "obs_columns": "cell_type"},
+            "obs_columns has cell_type, where the prepared file has a column of its own",
+        ),
         ({"obs_filter": "cell_type == 'neuron'"}, "no cell is left"),
         ({"sha256": "0" * 64}, "has SHA-256 [0-9a-f]{64}, its row says 0000"),
     ],
