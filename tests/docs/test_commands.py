@@ -100,7 +100,7 @@ def test_snakemake_plans_what_it_is_asked_for(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "scGPT_human")
     parser = get_argument_parser()
     asked: dict[tuple[str, ...], set[str]] = {}  # targets by options: each plan takes a second
-    for _, words in of_tool(_SNAKEMAKE):
+    for block, words in of_tool(_SNAKEMAKE):
         words = [str(tmp_path / word) if (tmp_path / word).is_file() else word for word in words]
         words = [word.replace("/path/to", str(tmp_path)) for word in words]
         args = parser.parse_args(words)
@@ -110,6 +110,8 @@ def test_snakemake_plans_what_it_is_asked_for(tmp_path: Path) -> None:
         if args.directory:
             at = options.index("--directory")
             del options[at : at + 2]
+        runs_nothing = args.dryrun or args.unlock or args.report or args.conda_create_envs_only
+        assert args.cores or args.profile or runs_nothing, f"{block}: {words} lacks --cores"
         options += [] if args.cores or args.profile else ["--cores", "2"]
         asked.setdefault(tuple(options), set()).update(args.targets or ["all"])
     assert len(asked) > 5
