@@ -79,7 +79,7 @@ def index_folder(
 
 @pytest.fixture
 def map_cells(corpus_folder: Path, model_folder: Path, index_folder: Path, tmp_path: Path) -> Any:
-    def mapped(dataset: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    def mapped(dataset: Path, embed: EmbedSettings = EMBED) -> tuple[pd.DataFrame, dict[str, Any]]:
         map_dataset(
             dataset,
             model_folder,
@@ -87,7 +87,7 @@ def map_cells(corpus_folder: Path, model_folder: Path, index_folder: Path, tmp_p
             [corpus_folder / "manifest.json"],
             tmp_path / "map",
             settings=MAPPING,
-            embed=EMBED,
+            embed=embed,
             ontology=ONTOLOGY,
             seed=0,
             threads=1,
@@ -134,15 +134,18 @@ def test_cells_of_the_corpus_find_themselves(
 
 
 def test_cells_without_labels_are_mapped_and_not_scored(
-    resources: Path, tmp_path: Path, map_cells: Any
+    resources: Path, tmp_path: Path, map_cells: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """In another format than the reference here, which is told."""
     cells = ad.read_h5ad(resources / "cells/pbmc_citeseq_10x_400_unlabelled.h5ad")[:9].copy()
     cells.obs["label"] = "unknown"
     cells.write_h5ad(tmp_path / "query.h5ad")
-    table, run = map_cells(tmp_path / "query.h5ad")
+    other = EMBED.model_copy(update={"precision": "bfloat16"})
+    table, run = map_cells(tmp_path / "query.h5ad", other)
     assert table["predicted"].notna().all()
     assert table["label"].isna().all()
     assert run["scores"] == {}
+    assert "the reference was embedded in float32, the query is in bfloat16" in caplog.text
 
 
 def test_a_data_set_of_your_own_is_a_reference(

@@ -294,6 +294,7 @@ def test_a_job_of_the_users_own_is_not_submitted_again(cluster: None, folder: Pa
     asks = f"{sys.executable} -c 'from scgpt_core import slurm; slurm.requeue(); print(1)'"
     where = (f"--chdir={own.folder}", f"--output={own.folder}/said.txt")
     ask("sbatch", "--wait", "--job-name=mine", *where, "--wrap", f"cd {ROOT} && {asks}")
+    wait_until(lambda: {"COMPLETED"} <= {*states(own)}, "accounting knows how it ended")
     assert states(own) == ["COMPLETED"]
     assert own.said.read_text() == "1\n"
 

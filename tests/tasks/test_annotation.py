@@ -171,8 +171,10 @@ def test_an_interrupted_fit_goes_on_to_the_same_end(
 ) -> None:
     trainer = SETTINGS.trainer.model_copy(update={"time_budget_minutes": 1e-6})
     hurried = SETTINGS.model_copy(update={"trainer": trainer})
-    with pytest.raises(UnfinishedError, match="stopped after step 1 and saved"):
-        run(dataset, model_folder, tmp_path, hurried)
+    # A fit on cells of another depth is another fit.
+    for each in (hurried, hurried.model_copy(update={"depth_quantile": 0.3})):
+        with pytest.raises(UnfinishedError, match="stopped after step 1 and saved"):
+            run(dataset, model_folder, tmp_path, each)
     assert not list((tmp_path / "out").glob("*"))
     resumed = run(dataset, model_folder, tmp_path)
     np.testing.assert_allclose(resumed["confidence"], finished[1]["confidence"], atol=1e-5)

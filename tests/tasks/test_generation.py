@@ -1,6 +1,7 @@
 """Generation: what is given stays, what is sure comes first, and the metrics know good from bad."""
 
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -17,8 +18,9 @@ from scgpt_core.keys import LABEL, SPECIAL_TOKENS, UNKNOWN
 from scgpt_core.model import ScGPT
 from scgpt_core.model.weights import LoadReport
 from scgpt_core.runs import read_json
+from scgpt_core.tasks import generation
 from scgpt_core.tasks.generation import SIMPLE, assess_generation, generate_dataset
-from scgpt_core.tasks.generator import generate, true_bins
+from scgpt_core.tasks.generator import Bins, generate, true_bins
 
 
 def make_model(n_tokens: int = 30, **changes: object) -> ScGPT:
@@ -134,8 +136,20 @@ def test_generation_is_assessed_beside_simple_predictors(cells: ad.AnnData) -> N
     assert value["mixing", "cell", "real cell of the type"] == pytest.approx(1, abs=0.15)
 
 
-def test_another_cell_is_guessed_by_as_it_is(cells: ad.AnnData) -> None:
+def test_another_cell_is_guessed_by_as_it_is(
+    cells: ad.AnnData, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With all its genes, though the model reads a hundred of them."""
+    n_guessed, score = [], generation.gene_errors
+
+    def count(guess_NT: Bins, *others: Any) -> Any:
+        n_guessed.append((guess_NT > 0).sum(1).max())
+        return score(guess_NT, *others)
+
+    monkeypatch.setattr(generation, "gene_errors", count)
+    scores = assess_generation(cells, make_checkpoint(cells), SETTINGS, seed=0).scores
+    by_predictor = dict(zip(scores["predictor"].unique(), n_guessed, strict=False))
+    assert by_predictor["scGPT"] <= 99 < by_predictor[SIMPLE[1]]
     ckpt, counts = make_checkpoint(cells), read_cells(cells, np.arange(3, 3 + cells.n_vars))
     sampled = true_bins(counts, ckpt, SETTINGS, 0)
     whole = true_bins(counts, ckpt, SETTINGS, 0, whole=True)
