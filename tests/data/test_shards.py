@@ -201,6 +201,9 @@ def test_whole_groups_are_held_out(heldout_by: str, seed: int, own_folder: Path)
     assert held == manifest["split"]["heldout_cells"] <= 0.3 * 220
     assert held + sides["train"].n_cells == 220
     assert manifest == seal(own_folder, heldout_by=heldout_by, heldout_share=0.3, seed=seed)
+    if heldout_by == DONOR_ID:
+        drawn = [seal(own_folder, heldout_share=0.3, seed=other) for other in range(8)]
+        assert len({str(other["split"]["heldout"]) for other in drawn}) > 1
 
 
 def test_a_share_below_all_groups_takes_the_smallest(own_folder: Path) -> None:

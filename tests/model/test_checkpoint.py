@@ -128,6 +128,17 @@ def test_exported_folder_is_what_the_published_code_reads(tmp_path: Path) -> Non
     ]
 
 
+def test_settings_that_a_published_folder_does_not_tell_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = shutil.copytree(OFFICIAL, tmp_path / "published")
+    args = read_json(folder / "args.json")
+    del args["n_bins"]
+    (folder / "args.json").write_text(json.dumps(args))
+    load_checkpoint(folder, device="cpu")
+    assert "args.json has no n_bins: taken as in the published models (n_bins 51)" in caplog.text
+
+
 def test_imported_model_records_its_source(tmp_path: Path) -> None:
     import_model(OFFICIAL, tmp_path / "model")
     ckpt = load_checkpoint(tmp_path / "model", device="cpu")

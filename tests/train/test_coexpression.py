@@ -1,12 +1,15 @@
 """Gene vectors from co-expression, against a plain PCA of the same cells."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from scipy.sparse import csr_matrix
 
+from scgpt_core.data.cells import Cells
 from scgpt_core.data.corpus import Corpus, open_corpus
 from scgpt_core.train.coexpression import gene_loadings, start_from_coexpression
 
@@ -49,3 +52,25 @@ def test_signs_do_not_follow_from_how_threads_round(corpus: Corpus) -> None:
     """A component's sign is arbitrary: its largest entry is positive."""
     loadings_TK = gene_loadings(corpus, 16, seed=0)
     assert (loadings_TK.max(0).values >= -loadings_TK.min(0).values).all()
+
+
+def test_cells_of_no_gene_that_has_a_token_add_nothing() -> None:
+    """The last cell too, behind whose counts there are none."""
+
+    class Tiny(NamedTuple):
+        n_cells: int
+        vocab: Any
+        cells: Any
+
+    full = np.arange(20).repeat(4)
+    genes = np.tile([3, 4, 5, 6], 20).astype(np.int32)
+    counts = np.random.default_rng(0).integers(1, 9, 80).astype(np.uint16)
+    found = []
+    for n_empty in (0, 1):
+        n_cells = 20 + n_empty
+        indptr = np.searchsorted(full, np.arange(n_cells + 1))
+        cells = Cells(indptr, genes, counts, np.arange(n_cells))
+        corpus = Tiny(n_cells, SimpleNamespace(n_tokens=7), lambda rows, cells=cells: cells)
+        found.append(gene_loadings(corpus, 2, seed=0))
+    assert torch.isfinite(found[1]).all()
+    assert found[0].shape == found[1].shape
