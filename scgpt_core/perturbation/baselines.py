@@ -91,7 +91,7 @@ def run_baseline(
         message = f"there is no baseline {method!r}; there are: {', '.join(BASELINES)}"
         raise ValueError(message)
     data, folds = read_dataset(dataset, split)
-    genes = sorted({gene for name in data.conditions for gene in genes_of(name)})
+    genes = data.perturbed
     described = {"method": method, "seed": seed, "gene_sets": Path(gene_sets).name}
     with run_record(run_json, described) as run:
         vectors = pathway_features(genes, read_gene_sets(gene_sets))

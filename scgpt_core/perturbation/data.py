@@ -73,6 +73,11 @@ class Perturbations:
         return np.asarray(self.condition_N == CONTROL)
 
     @cached_property
+    def perturbed(self) -> list[str]:
+        """Genes that a condition perturbs, sorted; measured or not."""
+        return sorted({gene for name in self.conditions for gene in genes_of(name)})
+
+    @cached_property
     def unperturbed(self) -> NDArray[np.int64]:
         """Columns of the genes that no condition perturbs."""
         return np.delete(np.arange(len(self.genes)), list(self.column_of.values()))

@@ -103,7 +103,7 @@ def reverse_fold(
         change_MG = predictor(genes_of(candidate), rows_M) - before_MG
         return np.asarray(change_MG.mean(axis=0), np.float64)
 
-    genes = sorted({gene for name in data.conditions for gene in genes_of(name)})
+    genes = data.perturbed
     singles = [name_condition([gene]) for gene in genes]
     measured = {name for name in data.conditions if len(genes_of(name)) == 2}
     library = {name: shift(name) for name in (*singles, *sorted(measured))}

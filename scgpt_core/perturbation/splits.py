@@ -112,9 +112,8 @@ def make_split(
         Where there are too few genes, groups or cells: a fold has conditions to learn from and
         conditions to predict.
     """
-    perturbed = {gene for name in data.conditions for gene in genes_of(name)}
     for group, names in settings.focus.items():
-        if absent := [name for name in names if name not in perturbed]:
+        if absent := [name for name in names if name not in data.perturbed]:
             logger.warning("split.focus: no condition perturbs %s of %s", ", ".join(absent), group)
     rng = np.random.default_rng(seed)
     if settings.by == "gene":
@@ -127,7 +126,7 @@ def make_split(
 def _by_gene(
     data: Perturbations, settings: PerturbationSplitSettings, rng: np.random.Generator
 ) -> list[Fold]:
-    genes = sorted({gene for name in data.conditions for gene in genes_of(name)})
+    genes = data.perturbed
     if len(genes) < 2 * settings.n_folds:
         message = (
             f"{len(genes)} perturbed genes do not fill {settings.n_folds} folds of two: lower "

@@ -18,7 +18,7 @@ from scgpt_core.data.vocab import Vocabulary
 from scgpt_core.model import ScGPT
 from scgpt_core.model.heads import AffineGEPHead
 from scgpt_core.networks.gene_sets import GeneSets
-from scgpt_core.perturbation.data import Perturbations, genes_of
+from scgpt_core.perturbation.data import Perturbations
 from scgpt_core.perturbation.features import pathway_features
 from scgpt_core.perturbation.pairs import N_FLAGS, Tokens
 from scgpt_core.tasks.variants import FRESH, Init, make_variant, without_batches
@@ -46,7 +46,7 @@ def add_tokens(ckpt: Checkpoint, data: Perturbations, *, min_matched: float) -> 
     match = match_var(data.var, ckpt.vocab)
     match.require(min_matched, np.asarray(data.log_NG.sum(axis=0)).ravel())
     measured = [name for name, known in zip(data.genes, match.matched, strict=True) if not known]
-    others = [gene for gene in _perturbed(data) if gene not in data.column_of]
+    others = [gene for gene in data.perturbed if gene not in data.column_of]
     unknown = match_genes(others, ckpt.vocab)
     new = measured + [g for g, known in zip(others, unknown.matched, strict=True) if not known]
     new = [name for name in dict.fromkeys(new) if name not in ckpt.vocab]
@@ -79,7 +79,7 @@ def make_tokens(ckpt: Checkpoint, data: Perturbations, settings: PerturbationSet
         )
         raise ValueError(message)
     ids_G = match_var(data.var, ckpt.vocab).ids.astype(np.int64)
-    others = [gene for gene in _perturbed(data) if gene not in data.column_of]
+    others = [gene for gene in data.perturbed if gene not in data.column_of]
     id_of = dict(zip(others, match_genes(others, ckpt.vocab).ids.tolist(), strict=True))
     id_of |= {gene: int(ids_G[column]) for gene, column in data.column_of.items()}
     return Tokens(
@@ -178,7 +178,3 @@ def _start_from_pathways(
     turn_DD = np.linalg.qr(np.random.default_rng(seed).normal(size=(width, width)))[0]
     length = (table_TD[ids] - table_TD[ids].mean(0)).norm(dim=1).mean()
     table_TD[ids] += length * torch.from_numpy(vector_PD @ turn_DD).to(table_TD)
-
-
-def _perturbed(data: Perturbations) -> list[str]:
-    return sorted({gene for name in data.conditions for gene in genes_of(name)})
