@@ -56,7 +56,7 @@ def generation_errors(
             numbers[name].index_add_(0, share_B, where_BL.sum(1).double())
     if world is not None:
         for sums in (*squares.values(), *numbers.values()):
-            sums.copy_(torch.tensor(world.sum(sums.tolist())))
+            sums.copy_(torch.tensor(world.sum(sums.tolist()), dtype=torch.float64))
     errors = {name: (squares[name].sum() / numbers[name].sum()).item() for name in squares}
     for name in squares:
         by_share = (squares[name] / numbers[name]).tolist()
