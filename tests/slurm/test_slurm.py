@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -291,9 +292,17 @@ def test_a_job_that_is_short_of_time_is_submitted_once_and_never_fails(
 def test_a_job_of_the_users_own_is_not_submitted_again(cluster: None, folder: Path) -> None:
     """As an allocation in which Snakemake runs: its trainer comes near the end of its time."""
     own = Run(folder / "own job")
-    asks = f"{sys.executable} -c 'from scgpt_core import slurm; slurm.requeue(); print(1)'"
+    code = "from scgpt_core import slurm; slurm.requeue(); print(1)"
+    asks = shlex.join([sys.executable, "-c", code])
     where = (f"--chdir={own.folder}", f"--output={own.folder}/said.txt")
-    ask("sbatch", "--wait", "--job-name=mine", *where, "--wrap", f"cd {ROOT} && {asks}")
+    ask(
+        "sbatch",
+        "--wait",
+        "--job-name=mine",
+        *where,
+        "--wrap",
+        f"cd {shlex.quote(str(ROOT))} && {asks}",
+    )
     wait_until(lambda: {"COMPLETED"} <= {*states(own)}, "accounting knows how it ended")
     assert states(own) == ["COMPLETED"]
     assert own.said.read_text() == "1\n"
